@@ -1,0 +1,84 @@
+// Package vfs is the seam between the store and the file system: the few
+// operations that the store needs, each one a step that can fail or be cut
+// short by a power loss.
+//
+// [OS] is the operating system's. Tests put others in its place: package
+// faultfs fails any operation on demand, and simulates a machine that loses
+// power after any of them.
+package vfs
+
+import (
+	"io"
+	"io/fs"
+	"time"
+)
+
+// An ID is the identity of a file: two names with equal IDs, compared while
+// one of the files is held open, name the same file.
+type ID struct{ Dev, Ino uint64 }
+
+// Info is what the store asks about a file.
+type Info struct {
+	ID      ID
+	Size    int64
+	Mode    fs.FileMode // type and permission bits
+	UID     uint32
+	GID     uint32
+	ModTime time.Time
+}
+
+// Marked reports whether all write permission bits are cleared, which is how
+// the store says that a file is known to be on disk.
+func (i Info) Marked() bool { return i.Mode.Perm()&0o222 == 0 }
+
+// A File is an open file.
+type File interface {
+	io.ReaderAt
+	io.Writer
+	io.Closer
+	Name() string // the path it was opened or created under
+	Stat() (Info, error)
+	Chmod(perm fs.FileMode) error
+	Chown(uid, gid int) error // -1: leave as it is
+	Sync() error              // data and metadata of the file, not its name
+}
+
+// An FS is a file system. Errors are of type *fs.PathError or
+// *os.LinkError and name the operation and the path.
+type FS interface {
+	// ReadDir lists the names in a directory, in no particular order. A name
+	// that is added or removed meanwhile may be there or not.
+	ReadDir(dir string) ([]string, error)
+	// Lstat does not follow a symbolic link.
+	Lstat(name string) (Info, error)
+	// Open opens a file for reading.
+	Open(name string) (File, error)
+	// CreateTemp creates a new file in dir, for writing and reading, under a
+	// unique name for which IsTemp holds. Only its owner may read it until
+	// its mode is changed.
+	CreateTemp(dir string) (File, error)
+	// Mkdir creates a directory, not its parents.
+	Mkdir(dir string, perm fs.FileMode) error
+	// Remove removes a name.
+	Remove(name string) error
+	// RenameNoReplace renames a file to a name that must not exist; if it
+	// does, the error is fs.ErrExist and nothing has changed. Where the file
+	// system cannot do this, the error is errors.ErrUnsupported.
+	RenameNoReplace(oldName, newName string) error
+	// Link gives a file a second name that must not exist (fs.ErrExist).
+	Link(oldName, newName string) error
+	// SyncDir makes the names in dir durable.
+	SyncDir(dir string) error
+	// Type names the file system that dir is on and says whether it is known
+	// to be local to this machine.
+	Type(dir string) (name string, local bool, err error)
+}
+
+// IsTemp reports whether name, without a directory, is one that CreateTemp
+// makes.
+func IsTemp(name string) bool {
+	return len(name) > len(tempPrefix) && name[:len(tempPrefix)] == tempPrefix
+}
+
+// tempPrefix begins the name of every temporary file. The dot is renameio's.
+const tempPrefix = ".tmp."
