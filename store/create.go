@@ -1,0 +1,96 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// makeDir creates the store's directory, durably, if it is missing.
+func (s *Store) makeDir() error {
+	switch err := s.sys.fs.Mkdir(s.dir, 0o777); {
+	case errors.Is(err, fs.ErrExist):
+		// Its creator may have died before the flush; a directory that holds
+		// no store yet is flushed again with it, in create.
+		return nil
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w; create the parent directory first", err)
+	case err != nil:
+		return err
+	}
+	return s.sys.fs.SyncDir(filepath.Dir(s.dir))
+}
+
+// checkDir refuses a directory in which this user cannot do what the protocol
+// needs.
+func (s *Store) checkDir() error {
+	info, err := s.sys.fs.Lstat(s.dir)
+	if err != nil {
+		return err
+	}
+	uid := os.Geteuid()
+	if info.Mode&fs.ModeSticky != 0 && uid != 0 && uint32(uid) != info.UID {
+		return fmt.Errorf("%s: %w: it has the sticky bit (mode %v) and belongs to uid %d, so that you (uid %d) cannot remove files that others wrote in it; clear it with chmod -t, or use a directory of its own",
+			s.dir, ErrUnsafeDir, info.Mode.Perm(), info.UID, uid)
+	}
+	return nil
+}
+
+// create publishes an empty manifest 1, so that there is a store. A hundred
+// processes may do so at once; one of them succeeds, and whatever came of it,
+// all go on with what the directory then holds.
+//
+// States that dying here can leave: the directory without a manifest, with
+// LOCK or a temporary file or both, which the next Open takes for an empty
+// directory; or the store. Creation never carries data: a creator that was
+// paused between its look at the directory and its publishing could publish
+// into a store's past, and nobody may miss what it brings.
+func (s *Store) create() error {
+	data, err := s.sys.lockData(s.path(lockName))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if len(data) > 0 {
+		// The race with others who create the store is excluded: LOCK has data
+		// only after a commit, and that came after manifest 1, which is
+		// looked for again.
+		seqs, _, err := s.list()
+		if err != nil {
+			return err
+		}
+		if len(seqs) == 0 {
+			return &CorruptError{s.dir, 0, "LOCK says that the store was written to, but all its manifests are gone"}
+		}
+		return nil
+	}
+	h := &header{
+		network:  s.network.Load(),
+		seq:      1,
+		store:    newID(),
+		commit:   newID(),
+		boot:     s.sys.boot,
+		time:     s.sys.now().UnixNano(),
+		firstRev: 1,
+	}
+	f, err := s.writeTemp(encodeManifest(h, nil), nil)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	// Flushed before it has its name, unlike later manifests: there is nothing
+	// below it to fall back to.
+	if err := f.Sync(); err != nil {
+		s.sys.fs.Remove(f.Name())
+		return err
+	}
+	if _, err := s.publish(f, h); err != nil {
+		s.sys.fs.Remove(f.Name())
+		return err
+	}
+	if err := s.sys.fs.SyncDir(s.dir); err != nil {
+		return err
+	}
+	return s.sys.fs.SyncDir(filepath.Dir(s.dir))
+}

@@ -1,0 +1,519 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"github.com/recordstore/recordstore/internal/boot"
+	"github.com/recordstore/recordstore/internal/vfs"
+)
+
+// This file finds the newest manifest. Nothing in it takes a lock or writes.
+//
+// It rests on these facts (docs/DESIGN.md argues them):
+//
+//   - A manifest's name, once taken, is freed only by retirement, which goes
+//     in ascending order. So while a name still holds what it held, nothing
+//     above it has been retired.
+//   - A writer publishes on top of the newest manifest, at the lowest name
+//     above it that is free. A writer with an old view can therefore take a
+//     name only after its base was retired. What it publishes then, and dies
+//     before it can withdraw, is an orphan: a whole manifest that does not
+//     count.
+//   - A manifest counts if, after it was seen, the name of its parent, or of
+//     any manifest below it that counts, still held that manifest.
+
+// errVanished reports that a name that was listed is gone: look again.
+var errVanished = errors.New("manifest was retired meanwhile")
+
+// backoff waits a little longer each time.
+type backoff struct{ spent, step time.Duration }
+
+const (
+	firstPause = 200 * time.Microsecond
+	patience   = 10 * time.Second // in all, before something is called impossible
+)
+
+// wait reports false when the patience or the context has come to its end.
+func (b *backoff) wait(ctx context.Context) bool {
+	if b.spent >= patience {
+		return false
+	}
+	b.step = min(max(2*b.step, firstPause), 250*time.Millisecond)
+	b.spent += b.step
+	t := time.NewTimer(b.step)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+func (s *Store) path(name string) string        { return filepath.Join(s.dir, name) }
+func (s *Store) manifestPath(seq uint64) string { return s.path(manifestName(seq)) }
+
+// exists tells whether there is a file of that name.
+func (s *Store) exists(path string) (bool, error) {
+	switch _, err := s.sys.fs.Lstat(path); {
+	case err == nil:
+		return true, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	default:
+		return false, err
+	}
+}
+
+// holds tells whether the name of st still holds the very file of st.
+func (s *Store) holds(st *state) (bool, error) {
+	switch info, err := s.sys.fs.Lstat(s.manifestPath(st.seq)); {
+	case err == nil:
+		return info.ID == st.id, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return false, nil
+	default:
+		return false, err
+	}
+}
+
+// isNewest tells whether st is the newest state: two stats, and the answer
+// holds for the moment between them. The order matters: had the name above
+// been used and retired before we asked for it, st would have been retired
+// before that.
+func (s *Store) isNewest(st *state) (bool, error) {
+	above, err := s.exists(s.manifestPath(st.next()))
+	if above || err != nil {
+		return false, err
+	}
+	return s.holds(st)
+}
+
+// current returns the newest state that this process has seen, acquired, or
+// nil.
+func (s *Store) current() *state {
+	for {
+		st := s.cur.Load()
+		if st == nil || st.acquire() {
+			return st
+		}
+	}
+}
+
+// newest returns the newest state of the store, acquired.
+func (s *Store) newest(ctx context.Context) (*state, error) {
+	if st := s.warm(); st != nil {
+		return st, nil
+	}
+	s.finding.Lock() // one goroutine looks, the others profit
+	defer s.finding.Unlock()
+	if st := s.warm(); st != nil {
+		return st, nil
+	}
+	return s.find(ctx)
+}
+
+// warm returns the current state if it is the newest still, acquired. On a
+// network file system a name that was looked up proves nothing.
+func (s *Store) warm() *state {
+	st := s.current()
+	if st == nil {
+		return nil
+	}
+	if !s.network.Load() {
+		if ok, err := s.isNewest(st); ok && err == nil {
+			return st
+		}
+	}
+	st.release()
+	return nil
+}
+
+// find is newest without the short way. The caller holds s.finding.
+func (s *Store) find(ctx context.Context) (*state, error) {
+	old := s.current()
+	if old != nil {
+		defer old.release()
+	}
+	st, err := s.advance(old)
+	if st == nil && err == nil {
+		st, err = s.search(ctx, old)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := s.install(old, st); err != nil {
+		st.release()
+		return nil, err
+	}
+	return st, nil
+}
+
+// install makes st the current state, unless a goroutine of this process has
+// come further meanwhile. It refuses a state that is not of old's future.
+func (s *Store) install(old, st *state) error {
+	if old != nil && st.contains(old.self()) == lineageNo {
+		return fmt.Errorf("%s: %w: found sequence %d (commit %v), which does not contain sequence %d (commit %v) seen before; open the store anew",
+			s.dir, ErrReplaced, st.seq, st.commit, old.seq, old.commit)
+	}
+	if st.network {
+		s.network.Store(true)
+	}
+	for {
+		cur := s.cur.Load()
+		if cur != nil && (cur.seq > st.seq || cur.seq == st.seq && cur.skip >= st.skip) {
+			return nil
+		}
+		st.acquire() // on behalf of s.cur; it cannot fail, the caller holds one
+		if s.cur.CompareAndSwap(cur, st) {
+			if cur != nil {
+				cur.release()
+			}
+			return nil
+		}
+		st.release()
+	}
+}
+
+// advance goes from a state that counts to the newest, by names alone. It
+// returns it acquired, or nil if that way is barred: then search must tell.
+// It looks for names at growing distances, so that who slept through a
+// thousand commits does not read a thousand files.
+func (s *Store) advance(from *state) (*state, error) {
+	if from == nil || s.network.Load() || !from.acquire() {
+		return nil, nil
+	}
+	st := from
+	for {
+		above, err := s.highestNear(st.next())
+		if err != nil {
+			st.release()
+			return nil, err
+		}
+		if above == 0 {
+			ok, err := s.holds(st)
+			if ok && err == nil {
+				return st, nil
+			}
+			st.release()
+			return nil, err
+		}
+		next, err := s.load(above)
+		if err != nil {
+			st.release()
+			return nil, nil // retired, or damaged: search tells which
+		}
+		// Seen first, and only then: does what we stand on still count?
+		ok, err := s.holds(st)
+		if ok && err == nil && next.contains(st.self()) != lineageNo {
+			st.release()
+			st = next
+			continue
+		}
+		next.release()
+		st.release()
+		return nil, err
+	}
+}
+
+// highestNear returns the sequence of a manifest at or above seq, as high as
+// a few stats can find, or 0 if there is none at seq.
+func (s *Store) highestNear(seq uint64) (uint64, error) {
+	if ok, err := s.exists(s.manifestPath(seq)); !ok || err != nil {
+		return 0, err
+	}
+	known, step := seq, uint64(1)
+	for {
+		ok, err := s.exists(s.manifestPath(known + step))
+		if err != nil {
+			return 0, err
+		}
+		if !ok {
+			break
+		}
+		known, step = known+step, 2*step
+	}
+	for step /= 2; step > 0; step /= 2 {
+		ok, err := s.exists(s.manifestPath(known + step))
+		if err != nil {
+			return 0, err
+		}
+		if ok {
+			known += step
+		}
+	}
+	return known, nil
+}
+
+// search finds the newest state by listing the directory. It returns it
+// acquired.
+func (s *Store) search(ctx context.Context, old *state) (*state, error) {
+	var pause backoff
+	for {
+		st, err := s.searchOnce(old)
+		if err != nil && !errors.Is(err, errVanished) {
+			return nil, err
+		}
+		// A network file system may show a directory as it was a while ago.
+		stale := err == nil && s.network.Load() && old != nil && st.seq < old.seq
+		if err == nil && !stale {
+			return st, nil
+		}
+		if pause.wait(ctx) {
+			if stale {
+				st.release()
+			}
+			continue
+		}
+		switch {
+		case stale:
+			return st, nil // install refuses it and says why
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		default:
+			return nil, fmt.Errorf("%s: no manifest could be read in %v, all were retired before they could be opened: %w", s.dir, patience, err)
+		}
+	}
+}
+
+func (s *Store) searchOnce(old *state) (*state, error) {
+	seqs, _, err := s.list()
+	if err != nil {
+		if old != nil && errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("%w: %w", ErrReplaced, err)
+		}
+		return nil, err
+	}
+	if len(seqs) == 0 {
+		if old != nil {
+			return nil, fmt.Errorf("%s: %w: its manifests are gone", s.dir, ErrReplaced)
+		}
+		return nil, errNoManifest
+	}
+	st, err := s.highestWhole(seqs)
+	if err != nil {
+		return nil, err
+	}
+	ok, err := s.counts(st)
+	if err == nil && !ok {
+		ok, err = s.settled(st, seqs[len(seqs)-1])
+	}
+	if err != nil || !ok {
+		st.release()
+		if err == nil {
+			err = errVanished
+		}
+		return nil, err
+	}
+	if s.network.Load() || st.network {
+		return st, nil
+	}
+	newest, err := s.advance(st)
+	st.release()
+	if newest == nil && err == nil {
+		err = errVanished
+	}
+	return newest, err
+}
+
+// errNoManifest is reported where a directory holds none.
+var errNoManifest = fmt.Errorf("no record store here: %w", fs.ErrNotExist)
+
+// list reads the directory: the sequences of the manifests, ascending, and
+// the names of temporary files.
+func (s *Store) list() (seqs []uint64, temps []string, err error) {
+	names, err := s.sys.fs.ReadDir(s.dir)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, name := range names {
+		if seq, ok := parseManifestName(name); ok {
+			seqs = append(seqs, seq)
+		} else if vfs.IsTemp(name) {
+			temps = append(temps, name)
+		}
+	}
+	slices.Sort(seqs)
+	return seqs, temps, nil
+}
+
+// highestWhole loads the highest of the listed manifests that is whole, and
+// decides whether those above it may be skipped.
+func (s *Store) highestWhole(seqs []uint64) (*state, error) {
+	var damage []error // of those above, highest first
+	for i, seq := range slices.Backward(seqs) {
+		st, err := s.load(seq)
+		if errors.Is(err, ErrCorrupt) {
+			damage = append(damage, err)
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		for j, reason := range damage {
+			if err := s.mustBeTorn(seqs[len(seqs)-1-j], st, reason); err != nil {
+				st.release()
+				return nil, err
+			}
+		}
+		if i < len(seqs)-1 {
+			st.skip = seqs[len(seqs)-1] - seq
+		}
+		return st, nil
+	}
+	return nil, damage[0]
+}
+
+// mustBeTorn returns nil if a manifest that does not check can only be one
+// that a power loss tore before anyone was told that it was committed. Else
+// it is damage, and skipping it would show an older state as the newest.
+func (s *Store) mustBeTorn(seq uint64, below *state, damage error) error {
+	info, err := s.sys.fs.Lstat(s.manifestPath(seq))
+	if err != nil {
+		return vanished(err)
+	}
+	data, err := s.sys.lockData(s.path(lockName))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	var published boot.ID
+	copy(published[:], data)
+	now := s.sys.boot
+	switch {
+	case info.Marked(), // it was flushed whole
+		s.network.Load(), below.network, // there, it was flushed before it had its name
+		!now.Known(), now.Same(below.boot), now.Same(published): // no power loss since
+		return damage
+	}
+	return nil
+}
+
+// vanished turns the errors that mean "this name is gone" into errVanished.
+func vanished(err error) error {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ESTALE) {
+		return errVanished
+	}
+	return err
+}
+
+// counts tells whether the name of the parent of st still holds the parent.
+// If not, st may be an orphan, or merely old.
+func (s *Store) counts(st *state) (bool, error) {
+	if len(st.ancestors) == 0 {
+		return false, nil
+	}
+	parent := st.ancestors[0]
+	p, err := s.load(parent.seq)
+	if err != nil {
+		if errors.Is(err, errVanished) || errors.Is(err, ErrCorrupt) {
+			return false, nil
+		}
+		return false, err
+	}
+	defer p.release()
+	return p.commit == parent.commit, nil
+}
+
+// settled tells whether st is the newest for want of any other: a listing
+// begun after st was seen shows no manifest above highest, which is st or
+// torn, and st is still there after it. That is what a store looks like that
+// was just created, or whose newest manifests a power loss took.
+//
+// Why it is right: were st an orphan, the true newest would be above it and
+// missing from this whole listing, so it would have been retired during it.
+// Who retires it has published above it meanwhile and has listed the
+// directory after that, with st in it, and would have removed st before.
+func (s *Store) settled(st *state, highest uint64) (bool, error) {
+	seqs, _, err := s.list()
+	if err != nil {
+		return false, err
+	}
+	if len(seqs) == 0 || seqs[len(seqs)-1] != highest {
+		return false, nil
+	}
+	return s.still(st)
+}
+
+// still is holds that can be trusted on a network file system too: there, an
+// inode number may be given anew while the file is open here.
+func (s *Store) still(st *state) (bool, error) {
+	if !s.network.Load() && !st.network {
+		return s.holds(st)
+	}
+	now, err := s.load(st.seq)
+	if err != nil {
+		if errors.Is(err, errVanished) {
+			return false, nil
+		}
+		return false, err
+	}
+	defer now.release()
+	return now.commit == st.commit, nil
+}
+
+// load reads a manifest and returns its state, acquired. The error is
+// errVanished, a *CorruptError, ErrNewerVersion, or the file system's.
+func (s *Store) load(seq uint64) (*state, error) {
+	path := s.manifestPath(seq)
+	f, err := s.sys.fs.Open(path)
+	if err != nil {
+		return nil, vanished(err)
+	}
+	st, err := readManifest(path, f)
+	if err == nil && st.seq != seq {
+		err = &CorruptError{path, 24, fmt.Sprintf("it says that its sequence is %d", st.seq)}
+	}
+	if err == nil && s.id != (ID{}) && st.store != s.id {
+		err = fmt.Errorf("%s: %w: it belongs to store %v, this is %v; open the store anew", path, ErrReplaced, st.store, s.id)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return st, nil
+}
+
+func readManifest(path string, f vfs.File) (*state, error) {
+	info, err := f.Stat()
+	if err != nil {
+		return nil, vanished(err)
+	}
+	// The length in the header is checked before room is made for it, so that
+	// a damaged or foreign file does not cost more memory than its header.
+	head := make([]byte, min(info.Size, headerSize))
+	if err := readFull(f, head); err != nil {
+		return nil, vanished(err)
+	}
+	n, err := manifestLength(path, head)
+	if err != nil {
+		return nil, err
+	}
+	if n != info.Size {
+		return nil, &CorruptError{path, min(n, info.Size), fmt.Sprintf("the file has %d bytes, its header says %d", info.Size, n)}
+	}
+	b := make([]byte, n)
+	if err := readFull(f, b); err != nil {
+		return nil, vanished(err)
+	}
+	h, recs, err := decodeManifest(path, b)
+	if err != nil {
+		return nil, err
+	}
+	return newState(h, recs, n, f, info.ID), nil
+}
+
+// readFull fills b from the beginning of f.
+func readFull(f vfs.File, b []byte) error {
+	n, err := f.ReadAt(b, 0)
+	if n == len(b) {
+		return nil
+	}
+	return fmt.Errorf("read %s: %w", f.Name(), err)
+}

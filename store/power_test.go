@@ -1,0 +1,311 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/recordstore/recordstore/internal/vfs/faultfs"
+)
+
+// The power-loss campaign. A scenario runs once on a disk in memory, and after
+// every operation that changes something a copy of the disk is put aside,
+// with what had been acknowledged by then. Then power is lost on each copy in
+// every legal way, the machine starts again, and every acknowledged update
+// must be there; and once more while that recovery is under way.
+
+// A moment is a disk after an operation.
+type moment struct {
+	disk   *faultfs.Disk
+	op     faultfs.Op
+	opened bool     // Open had returned: there must be a store
+	acked  []string // keys of the updates that had been acknowledged
+	begun  []string // and of those that had been begun
+	maxRev Revision // the highest revision that anybody may have seen
+}
+
+// A recorder runs a scenario and collects its moments.
+type recorder struct {
+	*faultfs.Hooked
+	m *simMachine
+
+	mu      sync.Mutex
+	now     moment
+	moments []moment
+	waiting chan struct{} // closed while no call to Update is under way
+}
+
+func record(m *simMachine, fsys func(*faultfs.Disk) *faultfs.Hooked) *recorder {
+	r := &recorder{Hooked: fsys(m.disk), m: m, waiting: make(chan struct{})}
+	close(r.waiting)
+	inner := *r.Hooked
+	r.Hooked = &faultfs.Hooked{FS: &inner, Before: r.before, After: r.after}
+	return r
+}
+
+// before makes sure that an acknowledgement is on record before anything is
+// retired that may only be retired after it.
+func (r *recorder) before(op faultfs.Op) error {
+	if op.Kind == faultfs.OpRemove && strings.Contains(op.Path, manifestPrefix) {
+		r.mu.Lock()
+		idle := r.waiting
+		r.mu.Unlock()
+		select {
+		case <-idle:
+		case <-time.After(10 * time.Second):
+			return errors.New("a manifest is being retired before the update is acknowledged")
+		}
+	}
+	return nil
+}
+
+func (r *recorder) after(op faultfs.Op, err error) error {
+	if !op.Changes() {
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	mom := r.now
+	mom.disk, mom.op = r.m.disk.Clone(), op
+	mom.acked, mom.begun = slices.Clone(mom.acked), slices.Clone(mom.begun)
+	r.moments = append(r.moments, mom)
+	return err
+}
+
+func (r *recorder) open(opts *Options) (*Store, error) {
+	s, err := open(simDir, opts, r.m.system(r.Hooked))
+	if err == nil {
+		r.mu.Lock()
+		r.now.opened = true
+		r.mu.Unlock()
+	}
+	return s, err
+}
+
+// update runs one update of the workload and waits until what follows it in
+// the background has come to its end.
+func (r *recorder) update(s *Store, key string) error {
+	r.mu.Lock()
+	r.now.begun = append(r.now.begun, key)
+	r.waiting = make(chan struct{})
+	r.mu.Unlock()
+	rev, err := applyUpdate(context.Background(), s, key)
+	r.mu.Lock()
+	if err == nil {
+		r.now.acked = append(r.now.acked, key)
+		r.now.maxRev = max(r.now.maxRev, rev)
+	}
+	close(r.waiting)
+	r.mu.Unlock()
+	settle(s)
+	return err
+}
+
+// plain is the disk as it is.
+func plain(d *faultfs.Disk) *faultfs.Hooked { return &faultfs.Hooked{FS: d} }
+
+// A scenario does something with a store and reports its moments.
+type scenario func(r *recorder) error
+
+func updates(n int, opts *Options) scenario {
+	return func(r *recorder) error {
+		s, err := r.open(opts)
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		for i := range n {
+			if err := r.update(s, updateKey("w", i)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// overlapping is two processes. The first has published and not yet flushed,
+// when the second commits on top of it, flushes and retires.
+func overlapping(r *recorder) error {
+	a, err := r.open(nil)
+	if err != nil {
+		return err
+	}
+	defer a.Close()
+	if err := r.update(a, "a/0"); err != nil {
+		return err
+	}
+	published, goOn := make(chan struct{}), make(chan struct{})
+	late := &faultfs.Hooked{FS: r.Hooked, Before: func(op faultfs.Op) error {
+		if op.Kind == faultfs.OpSync {
+			close(published)
+			<-goOn
+		}
+		return nil
+	}}
+	b, err := open(simDir, nil, r.m.system(late))
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	r.mu.Lock()
+	r.now.begun = append(r.now.begun, "b/0")
+	r.mu.Unlock()
+	done := make(chan error, 1)
+	go func() {
+		_, err := applyUpdate(context.Background(), b, "b/0")
+		done <- err
+	}()
+	<-published
+	for i := range 3 {
+		if err := r.update(a, updateKey("a", i+1)); err != nil {
+			return err
+		}
+	}
+	close(goOn)
+	if err := <-done; err != nil {
+		return err
+	}
+	settle(b)
+	return nil
+}
+
+// survives checks what must hold on a disk after a power loss, and then goes
+// on to use it. It returns what it did as a recorder, for a second power loss.
+func survives(disk *faultfs.Disk, mom moment, run byte, fsys func(*faultfs.Disk) *faultfs.Hooked, opts *Options) (*recorder, error) {
+	m := newMachine(disk, run)
+	if state, err := stateOf(m.system(fsys(disk))); err == nil {
+		if k := missing(state, mom.acked); k != "" {
+			return nil, fmt.Errorf("a reader misses %s", k)
+		}
+	} else if mom.opened || !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("a reader: %w", err)
+	}
+	r := record(m, fsys)
+	r.now = moment{opened: mom.opened, acked: mom.acked, begun: mom.begun, maxRev: mom.maxRev}
+	s, err := r.open(opts)
+	if err != nil {
+		return r, err
+	}
+	defer s.Close()
+	sn, err := s.Snapshot(context.Background())
+	if err != nil {
+		return r, err
+	}
+	state, err := checkState(sn)
+	if err != nil {
+		return r, err
+	}
+	if k := missing(state, mom.acked); k != "" {
+		return r, fmt.Errorf("%s was acknowledged and is lost", k)
+	}
+	for k := range state {
+		if !slices.Contains(mom.begun, k) {
+			return r, fmt.Errorf("%s is there and nobody wrote it", k)
+		}
+	}
+	before := r.now.maxRev
+	if err := r.update(s, updateKey("r", int(run))); err != nil {
+		return r, fmt.Errorf("update after recovery: %w", err)
+	}
+	if r.now.maxRev <= before || r.now.maxRev < sn.Revision() {
+		return r, fmt.Errorf("revision %d after recovery, %d may have been seen before", r.now.maxRev, before)
+	}
+	rep, err := verify(context.Background(), simDir, m.system(fsys(disk)))
+	if err == nil && !rep.OK() {
+		err = fmt.Errorf("verify finds damage: %+v", rep)
+	}
+	return r, err
+}
+
+// campaign runs a scenario, loses power, and reports the first failure.
+func campaign(sc scenario, fsys func(*faultfs.Disk) *faultfs.Hooked, opts *Options) (losses int, err error) {
+	m := newMachine(faultfs.NewDisk(), 1)
+	r := record(m, fsys)
+	if err := sc(r); err != nil {
+		return 0, fmt.Errorf("without a power loss: %w", err)
+	}
+	rng := rand.New(rand.NewPCG(1, 2))
+	for i, mom := range r.moments {
+		for c := (&faultfs.Choices{Limit: 600, Rand: rng}); c.More(); losses++ {
+			again, err := survives(mom.disk.PowerLoss(c.Choose), mom, 2, fsys, opts)
+			if err != nil {
+				return losses, fmt.Errorf("power lost after operation %d (%s %s): %w", i, mom.op.Kind, mom.op.Path, err)
+			}
+			if rng.IntN(20) != 0 {
+				continue
+			}
+			for j, mom2 := range again.moments { // power is lost during the recovery too
+				for range 3 {
+					losses++
+					if _, err := survives(mom2.disk.PowerLoss(rng.IntN), mom2, 3, fsys, opts); err != nil {
+						return losses, fmt.Errorf("power lost after operation %d (%s %s) and, in the recovery, %d (%s %s): %w",
+							i, mom.op.Kind, mom.op.Path, j, mom2.op.Kind, mom2.op.Path, err)
+					}
+				}
+			}
+		}
+	}
+	return losses, nil
+}
+
+func TestPowerLoss(t *testing.T) {
+	network := &Options{Network: true}
+	for _, tc := range []struct {
+		name string
+		sc   scenario
+		opts *Options
+	}{
+		{"create and commit", updates(5, nil), nil},
+		{"two processes", overlapping, nil},
+		{"network file system", updates(4, network), network},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			n, err := campaign(tc.sc, plain, tc.opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%d power losses survived", n)
+		})
+	}
+}
+
+// TestPowerLossIsNoticed leaves out one flush after the other, and so on, and
+// wants the campaign to fail: else it would prove nothing.
+func TestPowerLossIsNoticed(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		sc   scenario
+		fsys func(*faultfs.Disk) *faultfs.Hooked
+	}{
+		{"the file is not flushed", updates(3, nil), func(d *faultfs.Disk) *faultfs.Hooked {
+			return plain2(d, func(op faultfs.Op) bool { return op.Kind == faultfs.OpSync })
+		}},
+		{"the directory is not flushed", updates(3, nil), func(d *faultfs.Disk) *faultfs.Hooked {
+			return plain2(d, func(op faultfs.Op) bool { return op.Kind == faultfs.OpSyncDir && op.Path == simDir })
+		}},
+		{"the parent directory is not flushed", updates(1, nil), func(d *faultfs.Disk) *faultfs.Hooked {
+			return plain2(d, func(op faultfs.Op) bool { return op.Kind == faultfs.OpSyncDir && op.Path == "/" })
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			n, err := campaign(tc.sc, tc.fsys, nil)
+			if err == nil {
+				t.Fatalf("%d power losses, and the campaign has not noticed", n)
+			}
+			t.Log(err)
+		})
+	}
+}
+
+// plain2 is a disk that only pretends to carry out some operations.
+func plain2(d *faultfs.Disk, pretend func(faultfs.Op) bool) *faultfs.Hooked {
+	return &faultfs.Hooked{FS: &faultfs.Pretender{FS: d, Pretend: pretend}}
+}

@@ -1,0 +1,256 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"syscall"
+
+	"github.com/recordstore/recordstore/internal/vfs"
+)
+
+// This file is the dangerous step: giving a finished manifest its name, and
+// finding out what came of it.
+
+// writeTemp writes a manifest to a temporary file that everybody can read who
+// can use the store. base, if not nil, is the state it is built on.
+func (s *Store) writeTemp(b []byte, base *state) (vfs.File, error) {
+	f, err := s.sys.fs.CreateTemp(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	err = s.adopt(f, base)
+	if err == nil {
+		_, err = f.Write(b)
+	}
+	if err == nil && s.network.Load() {
+		// There, a file is on disk before it has its name: what was seen is
+		// never lost, whichever machine or server loses power.
+		err = f.Sync()
+	}
+	if err != nil {
+		f.Close()
+		s.sys.fs.Remove(f.Name())
+		return nil, err
+	}
+	return f, nil
+}
+
+// adopt gives a file the owner, group and permissions of LOCK as far as that
+// is needed for all of LOCK's users to read it, and allowed. Root, writing
+// into a user's store, leaves a file that is the user's.
+func (s *Store) adopt(f vfs.File, base *state) error {
+	class, err := s.sys.fs.Lstat(s.path(lockName))
+	if errors.Is(err, fs.ErrNotExist) && base != nil {
+		class, err = base.file.Stat() // LOCK was deleted by hand: as before
+	}
+	if err != nil {
+		return err
+	}
+	own, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if own.UID != class.UID && f.Chown(int(class.UID), -1) == nil {
+		own.UID = class.UID
+	}
+	if own.GID != class.GID && f.Chown(-1, int(class.GID)) == nil {
+		own.GID = class.GID
+	}
+	perm := class.Mode.Perm()
+	others, group := perm&0o004 != 0, perm&0o040 != 0 && own.GID == class.GID
+	if !others && !group && own.UID != class.UID || !others && perm&0o040 != 0 && !group {
+		return fmt.Errorf("write manifest: the users of %s (uid %d, gid %d, mode %v) could not read a file of uid %d, gid %d: join its group, or have its owner widen its mode",
+			s.path(lockName), class.UID, class.GID, perm, own.UID, own.GID)
+	}
+	return f.Chmod(perm | 0o200) // the owner's bit tells unmarked from marked
+}
+
+// publish gives the temporary file f, which holds the manifest h, its name,
+// unless somebody has that name. It reports whether the name is now f's;
+// false without an error is somebody else's, so that h is built on an old
+// state. An error that is not ErrUnknown means that the name is not f's and
+// never will be.
+func (s *Store) publish(f vfs.File, h *header) (bool, error) {
+	name := s.manifestPath(h.seq)
+	var pause backoff
+	for {
+		err := s.giveName(f.Name(), name)
+		if err == nil {
+			return true, nil
+		}
+		// The error alone is not an answer: on a network file system it may
+		// come late, or for a repeated request. The directory tells.
+		switch whose, lookErr := s.whoHas(name, f, h); {
+		case lookErr == nil && whose == ours:
+			return true, nil
+		case lookErr == nil && whose == theirs:
+			return false, nil
+		case lookErr == nil && whose == nobodys && !s.network.Load():
+			// A local file system has said no and kept to it.
+			if errors.Is(err, fs.ErrNotExist) {
+				return false, nil // f was swept as litter; the state may be old too
+			}
+			return false, err
+		case !pause.wait(context.Background()):
+			return false, fmt.Errorf("%w: %w", ErrUnknown, err)
+		}
+	}
+}
+
+// giveName gives a file a name that must not be taken: by rename where the
+// file system is local, by link where it is not (a repeated request for a
+// link is answered "exists", which tells more than "no such file"). Where one
+// is not to be had, it is the other.
+func (s *Store) giveName(temp, name string) error {
+	byLink := func() error {
+		if err := s.sys.fs.Link(temp, name); err != nil {
+			return err
+		}
+		// The name is given; what is left of the temporary one is litter.
+		s.sys.fs.Remove(temp)
+		return nil
+	}
+	first, second := func() error { return s.sys.fs.RenameNoReplace(temp, name) }, byLink
+	if s.network.Load() {
+		first, second = second, first
+	}
+	err := first()
+	if unsupported(err) {
+		err = second()
+	}
+	return err
+}
+
+// unsupported tells whether err means that the file system cannot do it at
+// all. EPERM is how link says so.
+func unsupported(err error) bool {
+	return errors.Is(err, errors.ErrUnsupported) || errors.Is(err, syscall.EPERM)
+}
+
+type owner int
+
+const (
+	nobodys owner = iota
+	ours
+	theirs
+)
+
+// whoHas tells who has the name that f was to be given.
+func (s *Store) whoHas(name string, f vfs.File, h *header) (owner, error) {
+	if s.network.Load() {
+		seqs, _, err := s.list() // a fresh look, not a cached name
+		if err != nil {
+			return nobodys, err
+		}
+		for _, seq := range seqs {
+			if seq != h.seq {
+				continue
+			}
+			st, err := s.load(seq)
+			if errors.Is(err, ErrCorrupt) {
+				return theirs, nil // and damage, which looking for the newest reports
+			}
+			if err != nil {
+				return nobodys, err
+			}
+			defer st.release()
+			if st.commit == h.commit {
+				return ours, nil
+			}
+			return theirs, nil
+		}
+		return nobodys, nil
+	}
+	own, err := f.Stat()
+	if err != nil {
+		return nobodys, err
+	}
+	there, err := s.sys.fs.Lstat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nobodys, nil
+	case err != nil:
+		return nobodys, err
+	case there.ID == own.ID:
+		return ours, nil
+	}
+	return theirs, nil
+}
+
+// probePublishing makes sure, where it is not known from the file system's
+// kind, that a file can be published without replacing another.
+func (s *Store) probePublishing() error {
+	f, err := s.sys.fs.CreateTemp(s.dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	defer s.sys.fs.Remove(f.Name())
+	probe := f.Name() + ".probe"
+	err = s.giveName(f.Name(), probe)
+	if err == nil {
+		return s.sys.fs.Remove(probe)
+	}
+	if unsupported(err) {
+		return fmt.Errorf("%s: %w: its file system has neither hard links nor a rename that refuses to replace (%w); use another", s.dir, ErrUnsafeDir, err)
+	}
+	return err
+}
+
+// checkBase finds out whether the commit h, just published on top of base,
+// stands: whether the name of base still holds it. If not, the lock has
+// failed us: others have gone past and retired base, and what we took for a
+// free name above it was one of the past. Then the newest manifest tells.
+//
+// It reports false if the commit does not stand and its name is free again.
+func (s *Store) checkBase(base *state, h *header) (bool, error) {
+	if !s.network.Load() {
+		if ok, err := s.holds(base); ok && err == nil {
+			return true, nil
+		}
+	}
+	var pause backoff
+	for {
+		stands, err := s.contained(h)
+		if err == nil && stands != lineageUnknown {
+			if stands == lineageNo {
+				s.withdraw(h)
+			}
+			return stands == lineageYes, nil
+		}
+		if !pause.wait(context.Background()) {
+			return false, fmt.Errorf("%w: sequence %d was published, then its base was gone, and the newest manifest does not tell: %w",
+				ErrUnknown, h.seq, cmp.Or(err, errVanished))
+		}
+	}
+}
+
+// contained tells whether the newest manifest contains the commit h.
+func (s *Store) contained(h *header) (lineage, error) {
+	s.finding.Lock()
+	defer s.finding.Unlock()
+	st, err := s.searchOnce(nil)
+	if err != nil {
+		return lineageUnknown, err
+	}
+	defer st.release()
+	if st.seq < h.seq {
+		return lineageUnknown, nil // a listing from before our own publishing
+	}
+	return st.contains(h.self()), nil
+}
+
+// withdraw frees the name of an orphan of ours. Should the name have been
+// retired and taken by somebody else meanwhile, that is an orphan too: the
+// name is of the past, and nothing in the past counts.
+func (s *Store) withdraw(h *header) {
+	if st, err := s.load(h.seq); err == nil {
+		if st.commit == h.commit {
+			s.sys.fs.Remove(s.manifestPath(h.seq)) // else retirement sweeps it
+		}
+		st.release()
+	}
+}

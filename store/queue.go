@@ -1,0 +1,232 @@
+package store
+
+import (
+	"context"
+	"sync"
+)
+
+// A request is one call of Update, on its way through a group commit.
+//
+// The function runs on its caller's goroutine, when its turn comes. So a
+// panic in it unwinds its caller's stack and nobody else's, and it may end
+// its goroutine (as a test's FailNow does) without taking the group with it.
+type request struct {
+	fn func(*Tx) error
+
+	turn chan *Tx     // capacity 1: the leader's call to run fn
+	ran  chan error   // capacity 1: what came of it
+	done chan outcome // capacity 1: the answer
+
+	mu    sync.Mutex // protects phase
+	phase phase
+
+	// For the leader:
+	failed  error    // fn's error in its last run
+	rev     Revision // this update's, or that of the state it saw
+	changed bool
+}
+
+// phase is how far a request has come. A caller whose context has ended may
+// leave, as if it had never come, until its changes are about to be published.
+type phase int
+
+const (
+	queued     phase = iota
+	running          // it is the caller's turn
+	ran              // its changes, if any, wait for the group to be published
+	committing       // they are being published: who leaves now does not know their fate
+	answered         // there is an answer
+	gone             // the caller has left, and waits for nothing
+)
+
+// outcome is the answer to a request.
+type outcome struct {
+	rev Revision
+	st  *state // the state that the answer speaks of, acquired; nil with an error
+	err error
+}
+
+// errLeft is the result of a function whose caller panicked, exited or left.
+var errLeft = context.Canceled
+
+// move changes the phase from one to another, and reports false if it was not
+// the one.
+func (r *request) move(from, to phase) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.phase != from {
+		return false
+	}
+	r.phase = to
+	return true
+}
+
+// begin makes it the caller's turn, for the first time or again. It reports
+// false if the caller has left.
+func (r *request) begin() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.phase == gone {
+		return false
+	}
+	r.phase = running
+	return true
+}
+
+// isGone tells whether the caller has left.
+func (r *request) isGone() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.phase == gone
+}
+
+// waits tells whether the caller waits for an answer.
+func (r *request) waits() bool { return !r.isGone() }
+
+// call runs the function on the caller's goroutine.
+func (r *request) call(tx *Tx) {
+	returned := false
+	defer func() {
+		tx.over = true
+		if !returned {
+			r.move(running, gone)
+			r.ran <- errLeft
+		}
+	}()
+	err := r.fn(tx)
+	returned = true
+	r.move(running, ran)
+	r.ran <- err
+}
+
+// wait carries a request through: it runs the function whenever it is its
+// turn, until there is an answer or ctx ends.
+func (s *Store) wait(ctx context.Context, r *request) outcome {
+	for {
+		select {
+		case tx := <-r.turn:
+			r.call(tx)
+			continue
+		case out := <-r.done:
+			return out
+		case <-ctx.Done():
+		}
+		switch {
+		case s.leave(r), r.move(ran, gone):
+			return outcome{err: s.timedOut(ctx)}
+		case r.move(running, gone): // the leader has called, and must be told
+			<-r.turn
+			r.ran <- errLeft
+			return outcome{err: s.timedOut(ctx)}
+		case r.move(committing, gone):
+			return outcome{err: unknownFate(ctx)}
+		}
+		// It has moved on between these questions, or been answered: once more.
+	}
+}
+
+// answer delivers the outcome, unless the caller has left.
+func (r *request) answer(out outcome) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.phase == gone {
+		return
+	}
+	if out.st != nil {
+		out.st.acquire() // cannot fail: who answers holds one
+	}
+	r.phase = answered
+	r.done <- out
+}
+
+// queue is where the updates of a process wait for one another. While there
+// are any, one goroutine leads: it takes LOCK, and takes along all that wait
+// by then.
+type queue struct {
+	qmu     sync.Mutex // protects the fields below, but for busy
+	waiting []*request
+	leading bool
+	closed  bool
+	retract context.CancelFunc // ends the leader's wait for LOCK
+	busy    sync.WaitGroup     // the leader, and the groups being flushed
+}
+
+func (q *queue) isClosed() bool {
+	q.qmu.Lock()
+	defer q.qmu.Unlock()
+	return q.closed
+}
+
+// close lets nobody in any more and waits for those who are. It reports false
+// if it was called before.
+func (q *queue) close() bool {
+	q.qmu.Lock()
+	was := q.closed
+	q.closed = true
+	q.qmu.Unlock()
+	q.busy.Wait()
+	return !was
+}
+
+// enter adds a request. It reports whether the caller must start a leader, and
+// false, false if the store is closed.
+func (q *queue) enter(r *request) (lead, ok bool) {
+	q.qmu.Lock()
+	defer q.qmu.Unlock()
+	if q.closed {
+		return false, false
+	}
+	q.waiting = append(q.waiting, r)
+	if q.leading {
+		return false, true
+	}
+	q.leading = true
+	q.busy.Add(1)
+	return true, true
+}
+
+// leave takes back a request that nobody has begun with. It reports false if
+// somebody has.
+func (q *queue) leave(r *request) bool {
+	q.qmu.Lock()
+	defer q.qmu.Unlock()
+	if !r.move(queued, gone) {
+		return false
+	}
+	for i, w := range q.waiting {
+		if w == r {
+			q.waiting = append(q.waiting[:i], q.waiting[i+1:]...)
+			break
+		}
+	}
+	if len(q.waiting) == 0 && q.retract != nil {
+		q.retract() // nobody is left to wait for LOCK
+	}
+	return true
+}
+
+// await returns the context in which the leader waits for LOCK, or reports
+// false, and ends the leadership, if nobody waits.
+func (q *queue) await() (context.Context, bool) {
+	q.qmu.Lock()
+	defer q.qmu.Unlock()
+	if len(q.waiting) == 0 {
+		q.leading = false
+		q.busy.Done()
+		return nil, false
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	q.retract = cancel
+	return ctx, true
+}
+
+// take returns all that wait.
+func (q *queue) take() []*request {
+	q.qmu.Lock()
+	defer q.qmu.Unlock()
+	q.retract()
+	q.retract = nil
+	group := q.waiting
+	q.waiting = nil
+	return group
+}

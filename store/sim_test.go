@@ -1,0 +1,179 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/recordstore/recordstore/internal/boot"
+	"github.com/recordstore/recordstore/internal/vfs/faultfs"
+	"github.com/recordstore/recordstore/lockfile"
+)
+
+// What the simulated machines of the campaigns have in common: a disk in
+// memory, a lock that works (or does not), and a workload whose state tells
+// by itself whether it is a state that there may be.
+
+const simDir = "/s"
+
+// simMachine is one run of a machine, from its start to a power loss.
+type simMachine struct {
+	disk *faultfs.Disk
+	boot boot.ID
+	lock chan struct{} // nil: a lock that excludes nobody
+	tick *atomic.Int64
+}
+
+func newMachine(disk *faultfs.Disk, run byte) *simMachine {
+	return &simMachine{disk: disk, boot: boot.ID{run}, lock: make(chan struct{}, 1), tick: new(atomic.Int64)}
+}
+
+// system returns the machine as a store sees it through fs, with little kept
+// by retirement, so that a few commits show everything.
+func (m *simMachine) system(h *faultfs.Hooked) system {
+	return system{
+		fs:   h,
+		now:  func() time.Time { return time.Unix(1_700_000_000, m.tick.Add(1)) },
+		boot: m.boot,
+		openLock: func(path string, _ *lockfile.Options) (locker, error) {
+			l := &simLock{m, h, path}
+			if _, err := m.disk.ReadFile(path); errors.Is(err, fs.ErrNotExist) {
+				return l, l.write(nil)
+			}
+			return l, nil
+		},
+		lockData: func(path string) ([]byte, error) {
+			b, err := m.disk.ReadFile(path)
+			if len(b) != len(boot.ID{}) {
+				b = nil // never written, or torn: lockfile has a checksum
+			}
+			return b, err
+		},
+		keep:        2,
+		keepAge:     1,
+		retireEvery: 1,
+	}
+}
+
+type simLock struct {
+	m    *simMachine
+	h    *faultfs.Hooked
+	path string
+}
+
+func (l *simLock) write(p []byte) error {
+	return l.h.Do(faultfs.OpWrite, l.path, func() error { return l.m.disk.WriteFile(l.path, p) })
+}
+
+func (l *simLock) Lock(ctx context.Context, _ string) (heldLock, error) {
+	if l.m.lock == nil {
+		return l, nil
+	}
+	select {
+	case l.m.lock <- struct{}{}:
+		return l, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+func (l *simLock) Unlock() error {
+	if l.m.lock != nil {
+		<-l.m.lock
+	}
+	return nil
+}
+
+func (l *simLock) WriteData(p []byte) error               { return l.write(p) }
+func (l *simLock) Holder() (lockfile.Holder, bool, error) { return lockfile.Holder{}, false, nil }
+func (l *simLock) Close() error                           { return nil }
+
+// The workload: update number i of writer w adds the record "w/i" and counts
+// in the record "n" how many updates there have been. So n must equal the
+// number of the other records in every state, whatever is in it.
+
+func updateKey(writer string, i int) string { return fmt.Sprintf("%s/%d", writer, i) }
+
+// applyUpdate is one update of the workload.
+func applyUpdate(ctx context.Context, s *Store, key string) (Revision, error) {
+	return s.Update(ctx, func(tx *Tx) error {
+		n := 0
+		rec, err := tx.Get("n")
+		if err == nil {
+			n, err = Decode[int](rec)
+		}
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return err
+		}
+		if err := tx.Put(key, n+1); err != nil {
+			return err
+		}
+		return tx.Put("n", n+1)
+	})
+}
+
+// checkState returns the keys of the updates that a snapshot contains, and an
+// error if it is a state that cannot be.
+func checkState(sn *Snapshot) (map[string]bool, error) {
+	n, keys := 0, map[string]bool{}
+	for rec, err := range sn.All() {
+		if err != nil {
+			return nil, err
+		}
+		if rec.Key == "n" {
+			if n, err = Decode[int](rec); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if !strings.Contains(rec.Key, "/") {
+			return nil, fmt.Errorf("record %q, which nobody wrote", rec.Key)
+		}
+		keys[rec.Key] = true
+	}
+	if n != len(keys) {
+		return nil, fmt.Errorf("%d updates were counted, %d have left a record", n, len(keys))
+	}
+	return keys, nil
+}
+
+// stateOf opens the store for reading and returns what is in it.
+func stateOf(sys system) (map[string]bool, error) {
+	s, err := open(simDir, &Options{ReadOnly: true}, sys)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	sn, err := s.Snapshot(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	return checkState(sn)
+}
+
+// missing returns the first of keys that is not in state, or "".
+func missing(state map[string]bool, keys []string) string {
+	for _, k := range keys {
+		if !state[k] {
+			return k
+		}
+	}
+	return ""
+}
+
+// settle waits until nothing of the store runs in the background.
+func settle(s *Store) { s.busy.Wait() }
+
+func mustOpen(t testing.TB, dir string, opts *Options, sys system) *Store {
+	t.Helper()
+	s, err := open(dir, opts, sys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}

@@ -1,0 +1,131 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"iter"
+	"sync/atomic"
+	"time"
+)
+
+// A Snapshot is one committed state of the store, whole and unchanging,
+// however long it is kept and whatever others commit meanwhile. It takes no
+// lock and holds up nobody. It is safe for concurrent use.
+//
+// Whether a record is expired is judged at one instant for the whole
+// snapshot: the time of its newest commit or, if that is later, the local
+// clock's when the snapshot was taken. A machine whose clock is fast
+// therefore takes others' records for expired too early.
+//
+// Close releases what the snapshot holds. A snapshot outlives its store's
+// Close.
+type Snapshot struct {
+	st     *state
+	now    int64 // nanoseconds since 1970 UTC
+	closed atomic.Bool
+}
+
+// Snapshot returns the newest state without taking any lock. On a local file
+// system it contains every update that was committed before the call; on a
+// network file system it may be a little late.
+func (s *Store) Snapshot(ctx context.Context) (*Snapshot, error) {
+	st, err := s.read(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot: %w", err)
+	}
+	defer st.release() // the snapshot needs its records, not its file
+	return s.snapshotOf(st), nil
+}
+
+// FreshSnapshot returns the newest state by taking LOCK, as an update does: it
+// contains every update that was committed before the call, on any file
+// system and on any machine, and it is durable, so that nothing in it is
+// taken back by a power loss. The store must be open for writing. Errors are
+// those of [Store.Update].
+func (s *Store) FreshSnapshot(ctx context.Context) (*Snapshot, error) {
+	out := s.submit(ctx, func(*Tx) error { return nil })
+	if out.err != nil {
+		return nil, out.err
+	}
+	defer out.st.release()
+	return s.snapshotOf(out.st), nil
+}
+
+func (s *Store) snapshotOf(st *state) *Snapshot {
+	return &Snapshot{st: st, now: st.instant(s.sys.now)}
+}
+
+// Get returns a record. The error for a missing or expired record is
+// [ErrNotFound]; after Close it is fs.ErrClosed.
+func (sn *Snapshot) Get(key string) (Record, error) {
+	if sn.closed.Load() {
+		return Record{}, errSnapshotClosed
+	}
+	if err := checkKey(key); err != nil {
+		return Record{}, fmt.Errorf("get: %w", err)
+	}
+	if i, ok := sn.st.search(key); ok && !sn.st.recs[i].expired(sn.now) {
+		return sn.st.recs[i].record(key), nil
+	}
+	return Record{}, fmt.Errorf("get %q: %w", key, ErrNotFound)
+}
+
+var errSnapshotClosed = fmt.Errorf("snapshot: %w", fs.ErrClosed)
+
+// All returns all records, in ascending order of their keys. The error of a
+// pair is nil, or the last pair's.
+func (sn *Snapshot) All() iter.Seq2[Record, error] { return sn.scan(span{}) }
+
+// Prefix is All for the keys that begin with prefix.
+func (sn *Snapshot) Prefix(prefix string) iter.Seq2[Record, error] {
+	return sn.scan(prefixSpan(prefix))
+}
+
+// Range is All for the keys with from <= key < to, in the order of their
+// bytes. An empty to means "to the end".
+func (sn *Snapshot) Range(from, to string) iter.Seq2[Record, error] { return sn.scan(span{from, to}) }
+
+func (sn *Snapshot) scan(sp span) iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		if sn.closed.Load() {
+			yield(Record{}, errSnapshotClosed)
+			return
+		}
+		yieldAll(sn.st.scan(sp, nil), sn.now, yield)
+	}
+}
+
+// Len returns the number of records that are not expired. It looks at each.
+func (sn *Snapshot) Len() int {
+	n := 0
+	for _, r := range sn.st.recs {
+		if !r.expired(sn.now) {
+			n++
+		}
+	}
+	return n
+}
+
+// Revision returns the revision of the newest update in the snapshot.
+func (sn *Snapshot) Revision() Revision { return sn.st.lastRev }
+
+// Sequence returns the sequence of the snapshot's manifest.
+func (sn *Snapshot) Sequence() uint64 { return sn.st.seq }
+
+// Commit returns the id of the snapshot's commit: unlike a revision or a
+// sequence, it is never given again, even after the store was restored from a
+// copy.
+func (sn *Snapshot) Commit() ID { return sn.st.commit }
+
+// Time returns the time of the snapshot's commit, in UTC.
+func (sn *Snapshot) Time() time.Time { return time.Unix(0, sn.st.time).UTC() }
+
+// Close releases the snapshot. Reading it afterwards reports fs.ErrClosed, and
+// so does a second Close. Records that were read stay valid.
+func (sn *Snapshot) Close() error {
+	if sn.closed.Swap(true) {
+		return errSnapshotClosed
+	}
+	return nil
+}

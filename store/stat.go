@@ -1,0 +1,105 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
+
+	"github.com/recordstore/recordstore/internal/vfs"
+	"github.com/recordstore/recordstore/lockfile"
+)
+
+// Stats describe a store at one moment.
+type Stats struct {
+	Dir           string // absolute path
+	ID            ID
+	FormatVersion int
+	FileSystem    string // its kind: "ext4", "nfs", ...
+	Network       bool   // the careful path of network file systems is taken
+
+	Sequence uint64    // of the newest manifest
+	Commit   ID        // its commit
+	Revision Revision  // of the newest update in it
+	Time     time.Time // of its commit, in UTC
+	Records  int       // in it, not expired
+	Bytes    int64     // of the newest manifest
+	Durable  bool      // the newest manifest is marked: known to be on disk
+
+	Manifests int // files in the directory, old ones included
+	Segments  int
+	Temporary int // writes in progress, or the litter of processes that died
+
+	Held   bool            // somebody holds LOCK
+	Holder lockfile.Holder // who, if Held
+}
+
+// Stat describes the store. It takes no lock, so that the figures may be of
+// slightly different moments.
+func (s *Store) Stat(ctx context.Context) (Stats, error) {
+	st, err := s.read(ctx)
+	if err != nil {
+		return Stats{}, fmt.Errorf("stat: %w", err)
+	}
+	defer st.release()
+	info, err := st.file.Stat()
+	if err != nil {
+		return Stats{}, fmt.Errorf("stat: %w", err)
+	}
+	fsName, _, err := s.sys.fs.Type(s.dir)
+	if err != nil {
+		return Stats{}, fmt.Errorf("stat: %w", err)
+	}
+	names, err := s.sys.fs.ReadDir(s.dir)
+	if err != nil {
+		return Stats{}, fmt.Errorf("stat: %w", err)
+	}
+	sn := s.snapshotOf(st)
+	out := Stats{
+		Dir: s.dir, ID: st.store, FormatVersion: formatVersion,
+		FileSystem: fsName, Network: s.network.Load(),
+		Sequence: st.seq, Commit: st.commit, Revision: st.lastRev, Time: sn.Time(),
+		Records: sn.Len(), Bytes: st.size, Durable: info.Marked(),
+	}
+	for _, name := range names {
+		switch kindOf(name) {
+		case kindManifest:
+			out.Manifests++
+		case kindSegment:
+			out.Segments++
+		case kindTemporary:
+			out.Temporary++
+		}
+	}
+	out.Holder, out.Held, err = lockfile.Inspect(s.path(lockName))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return Stats{}, fmt.Errorf("stat: %w", err)
+	}
+	return out, nil
+}
+
+// The kinds of files in a store's directory.
+const (
+	kindManifest  = "manifest"
+	kindSegment   = "segment"
+	kindTemporary = "temporary"
+	kindLock      = "lock"
+	kindOther     = "" // ignored
+)
+
+func kindOf(name string) string {
+	_, manifest := parseManifestName(name)
+	switch {
+	case manifest:
+		return kindManifest
+	case strings.HasPrefix(name, "segment."):
+		return kindSegment
+	case vfs.IsTemp(name):
+		return kindTemporary
+	case name == lockName:
+		return kindLock
+	}
+	return kindOther
+}

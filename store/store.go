@@ -1,0 +1,279 @@
+package store
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/recordstore/recordstore/codec"
+	"github.com/recordstore/recordstore/internal/boot"
+	_ "github.com/recordstore/recordstore/internal/platform" // refuses other operating systems
+	"github.com/recordstore/recordstore/internal/vfs"
+	"github.com/recordstore/recordstore/lockfile"
+)
+
+// lockName is the file that serializes the writers.
+const lockName = "LOCK"
+
+// A Store is an open record store. It is safe for concurrent use by
+// goroutines, and any number of processes may have the same store open.
+//
+// A Store holds one descriptor of LOCK and one of the newest manifest that it
+// has seen. A process that dies with a store open, even in the middle of an
+// update, holds nobody up: the kernel frees its lock, its update is there
+// whole or not at all, and what temporary file it leaves is removed later.
+type Store struct {
+	dir  string
+	id   ID
+	opts Options
+	sys  system
+	lock locker // nil if opened for reading only
+
+	network   atomic.Bool // the careful path is taken
+	published atomic.Bool // LOCK is known to hold this machine's boot id
+
+	finding sync.Mutex            // held while looking for the newest manifest
+	cur     atomic.Pointer[state] // the newest state that this process has seen
+
+	queue
+}
+
+// system is what the store asks of the machine: a seam for tests.
+type system struct {
+	fs       vfs.FS
+	now      func() time.Time
+	boot     boot.ID
+	openLock func(path string, opts *lockfile.Options) (locker, error)
+	lockData func(path string) ([]byte, error) // the store's bytes in LOCK
+
+	keep        int           // newest manifests that retirement leaves, whatever their age
+	keepAge     time.Duration // how old a manifest must be to be retired; 0: by file system
+	retireEvery int64         // commits between two retirements
+}
+
+// A locker serializes the writers, usually.
+type locker interface {
+	Lock(ctx context.Context, purpose string) (heldLock, error)
+	Holder() (lockfile.Holder, bool, error)
+	Close() error
+}
+
+type heldLock interface {
+	WriteData(p []byte) error
+	Unlock() error
+}
+
+type fileLocker struct{ *lockfile.File }
+
+func (l fileLocker) Lock(ctx context.Context, purpose string) (heldLock, error) {
+	return l.File.Lock(ctx, purpose)
+}
+
+// How much retirement leaves. A reader that has listed the directory has so
+// much time to open what it has read, however fast the commits come.
+const (
+	keepManifests  = 8
+	keepAgeLocal   = time.Second
+	keepAgeNetwork = 3 * time.Minute // caches of other machines may be that old
+)
+
+func realSystem() system {
+	return system{
+		fs:   vfs.OS{},
+		now:  time.Now,
+		boot: boot.Current(),
+		openLock: func(path string, opts *lockfile.Options) (locker, error) {
+			f, err := lockfile.Open(path, opts)
+			return fileLocker{f}, err
+		},
+		lockData:    lockfile.ReadData,
+		keep:        keepManifests,
+		retireEvery: retireEvery,
+	}
+}
+
+// Open opens the record store in the directory dir, and creates it if there
+// is none and opts do not forbid it: dir itself (but not its parents), if it
+// is missing, or the store in it, if it is empty. nil opts are the defaults.
+//
+// Any number of processes may open, and create, a store at once. Opening does
+// not wait for writers. The store must be closed.
+//
+// Errors, besides the file system's: fs.ErrNotExist if there is no store and
+// none is to be created, [ErrNotStore], [ErrUnsafeDir], [ErrNewerVersion],
+// [ErrCorrupt].
+func Open(dir string, opts *Options) (*Store, error) {
+	return open(dir, opts, realSystem())
+}
+
+func open(dir string, opts *Options, sys system) (_ *Store, err error) {
+	s := &Store{sys: sys}
+	if opts != nil {
+		s.opts = *opts
+	}
+	if s.opts.Codec == nil {
+		s.opts.Codec = codec.MessagePack
+	}
+	if s.dir, err = filepath.Abs(dir); err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			s.shut()
+			err = fmt.Errorf("open store: %w", err)
+		}
+	}()
+	create := !s.opts.ReadOnly && !s.opts.NoCreate
+	if create {
+		if err := s.makeDir(); err != nil {
+			return nil, err
+		}
+	}
+	found, err := s.survey()
+	switch {
+	case err != nil:
+		return nil, err
+	case !found && !create:
+		return nil, fmt.Errorf("%s: %w", s.dir, errNoManifest)
+	}
+	if !s.opts.ReadOnly {
+		if err := s.openForWriting(found); err != nil {
+			return nil, err
+		}
+	}
+	st, err := s.newest(context.Background())
+	if err != nil {
+		return nil, err
+	}
+	s.id = st.store
+	st.release()
+	return s, nil
+}
+
+// survey looks at the directory before anything is done in it. It reports
+// whether there is a store.
+func (s *Store) survey() (found bool, err error) {
+	_, local, err := s.sys.fs.Type(s.dir)
+	if err != nil {
+		return false, err
+	}
+	s.network.Store(!local || s.opts.Network)
+	names, err := s.sys.fs.ReadDir(s.dir)
+	if err != nil {
+		return false, err
+	}
+	stranger := ""
+	for _, name := range names {
+		_, manifest := parseManifestName(name)
+		found = found || manifest
+		if !manifest && name != lockName && name[0] != '.' {
+			stranger = name
+		}
+	}
+	if !found && stranger != "" && !ownName(stranger) {
+		return false, fmt.Errorf("%s: %w: it holds other files (%q) and no manifest; choose a directory that is empty or does not exist", s.dir, ErrNotStore, stranger)
+	}
+	return found, nil
+}
+
+// ownName tells whether a name may be in a store's directory beside the
+// files that the store itself reads.
+func ownName(name string) bool {
+	return strings.HasPrefix(name, "lock.") || strings.HasPrefix(name, "segment.")
+}
+
+// openForWriting opens LOCK, makes sure that the directory can hold a shared
+// store, and creates the store if there is none.
+func (s *Store) openForWriting(found bool) error {
+	if err := s.checkDir(); err != nil {
+		return err
+	}
+	lock, err := s.sys.openLock(s.path(lockName), &lockfile.Options{Mode: s.opts.Mode})
+	if err != nil {
+		return err
+	}
+	s.lock = lock
+	if s.network.Load() {
+		if err := s.probePublishing(); err != nil {
+			return err
+		}
+	}
+	if found {
+		return nil
+	}
+	return s.create()
+}
+
+// Close waits for the updates under way, then closes the store. Snapshots
+// stay valid. A second Close, and every call after the first, reports
+// fs.ErrClosed. Close must not be called from an update function.
+func (s *Store) Close() error {
+	if !s.queue.close() {
+		return fmt.Errorf("close store %s: %w", s.dir, fs.ErrClosed)
+	}
+	return s.shut()
+}
+
+func (s *Store) shut() error {
+	if st := s.cur.Swap(nil); st != nil {
+		st.release()
+	}
+	if s.lock == nil {
+		return nil
+	}
+	return s.lock.Close()
+}
+
+// Dir returns the absolute path of the store's directory.
+func (s *Store) Dir() string { return s.dir }
+
+// ID returns the random number that names the store.
+func (s *Store) ID() ID { return s.id }
+
+// Get returns the newest version of a record, without any lock. On a local
+// file system it sees every update that was committed before it began; on a
+// network file system it may be a little late, see [Store.FreshSnapshot]. The
+// error for a missing or expired record is [ErrNotFound].
+//
+// While the store does not change, Get costs two stat calls and allocates
+// nothing.
+func (s *Store) Get(ctx context.Context, key string) (Record, error) {
+	if err := checkKey(key); err != nil {
+		return Record{}, fmt.Errorf("get: %w", err)
+	}
+	st, err := s.read(ctx)
+	if err != nil {
+		return Record{}, fmt.Errorf("get: %w", err)
+	}
+	defer st.release()
+	if i, ok := st.search(key); ok {
+		if r := st.recs[i]; r.expires() == 0 || !r.expired(st.instant(s.sys.now)) {
+			return r.record(key), nil
+		}
+	}
+	return Record{}, fmt.Errorf("get %q: %w", key, ErrNotFound)
+}
+
+// read returns the newest state, acquired, for a call that only reads.
+func (s *Store) read(ctx context.Context) (*state, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, context.Cause(ctx)
+	}
+	if s.queue.isClosed() {
+		return nil, fmt.Errorf("store %s: %w", s.dir, fs.ErrClosed)
+	}
+	return s.newest(ctx)
+}
+
+// newID returns a new random ID.
+func newID() ID {
+	var id ID
+	rand.Read(id[:]) //nolint:errcheck // it never fails, it crashes the program instead
+	return id
+}

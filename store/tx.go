@@ -1,0 +1,218 @@
+package store
+
+import (
+	"fmt"
+	"iter"
+	"time"
+
+	"github.com/recordstore/recordstore/codec"
+)
+
+// A Tx is what an update function sees of the store: the newest state with
+// the function's own changes on top. It is valid until the function returns,
+// and must not be used by several goroutines at once.
+type Tx struct {
+	s     *Store
+	base  *state
+	below changes // of those before us in the group
+	own   changes
+	now   int64 // the commit's time, nanoseconds since 1970 UTC
+	rev   Revision
+	over  bool
+}
+
+// Revision returns the revision that the function's changes will have, if
+// there are any and this run of the function is the one that counts.
+func (tx *Tx) Revision() Revision { return tx.rev }
+
+// Time returns the time of the commit, in UTC. It never goes back from one
+// commit to the next, even if the clock does; expiry is judged by it.
+func (tx *Tx) Time() time.Time { return time.Unix(0, tx.now).UTC() }
+
+// find returns the record with the key, or nil.
+func (tx *Tx) find(key string) rec {
+	r, ok := tx.own[key]
+	if !ok {
+		r, ok = tx.below[key]
+	}
+	if !ok {
+		if i, found := tx.base.search(key); found {
+			r = tx.base.recs[i]
+		}
+	}
+	if r == nil || r.expired(tx.now) {
+		return nil
+	}
+	return r
+}
+
+// Get returns a record; [ErrNotFound] if there is none or it is expired.
+func (tx *Tx) Get(key string) (Record, error) {
+	if tx.over {
+		return Record{}, ErrTxDone
+	}
+	if err := checkKey(key); err != nil {
+		return Record{}, fmt.Errorf("get: %w", err)
+	}
+	r := tx.find(key)
+	if r == nil {
+		return Record{}, fmt.Errorf("get %q: %w", key, ErrNotFound)
+	}
+	return r.record(key), nil
+}
+
+// Put writes a record, whatever was there. Errors: [ErrInvalidKey],
+// [ErrTooLarge], the codec's. After an error nothing of the call is kept, and
+// the function may go on.
+func (tx *Tx) Put(key string, value any, opts ...PutOption) error {
+	w, err := tx.s.prepare(key, value, opts)
+	if err != nil {
+		return fmt.Errorf("put: %w", err)
+	}
+	return tx.put(w)
+}
+
+// PutEncoded writes a record whose value is encoded already, with the codec
+// of that name. It does not look into data, and copies it.
+func (tx *Tx) PutEncoded(key, codecName string, data []byte, opts ...PutOption) error {
+	w, err := tx.s.prepareEncoded(key, codecName, data, opts)
+	if err != nil {
+		return fmt.Errorf("put: %w", err)
+	}
+	return tx.put(w)
+}
+
+// Delete removes a record; [ErrNotFound] if there is none.
+func (tx *Tx) Delete(key string) error {
+	if tx.over {
+		return ErrTxDone
+	}
+	if err := checkKey(key); err != nil {
+		return fmt.Errorf("delete: %w", err)
+	}
+	if tx.find(key) == nil {
+		return fmt.Errorf("delete %q: %w", key, ErrNotFound)
+	}
+	tx.own[key] = nil
+	return nil
+}
+
+// All returns all records, in ascending order of their keys, as they are when
+// the iteration begins: what the function changes meanwhile is not in it.
+// The error of a pair is nil, or the last pair's.
+func (tx *Tx) All() iter.Seq2[Record, error] { return tx.scan(span{}) }
+
+// Prefix is All for the keys that begin with prefix.
+func (tx *Tx) Prefix(prefix string) iter.Seq2[Record, error] { return tx.scan(prefixSpan(prefix)) }
+
+// Range is All for the keys with from <= key < to, in the order of their
+// bytes. An empty to means "to the end".
+func (tx *Tx) Range(from, to string) iter.Seq2[Record, error] { return tx.scan(span{from, to}) }
+
+func (tx *Tx) scan(sp span) iter.Seq2[Record, error] {
+	return func(yield func(Record, error) bool) {
+		if tx.over {
+			yield(Record{}, ErrTxDone)
+			return
+		}
+		top := make(changes, len(tx.below)+len(tx.own))
+		for _, c := range []changes{tx.below, tx.own} {
+			for k, r := range c {
+				top[k] = r
+			}
+		}
+		yieldAll(tx.base.scan(sp, top), tx.now, yield)
+	}
+}
+
+// yieldAll yields the records that are not expired.
+func yieldAll(recs iter.Seq[rec], now int64, yield func(Record, error) bool) {
+	for r := range recs {
+		if !r.expired(now) && !yield(r.record(""), nil) {
+			return
+		}
+	}
+}
+
+// expect reports a conflict if the record's revision is not old.
+func (tx *Tx) expect(key string, old Revision) error {
+	var have Revision
+	if r := tx.find(key); r != nil {
+		have = r.revision()
+	}
+	if have != old {
+		return &ConflictError{Key: key, Want: old, Have: have}
+	}
+	return nil
+}
+
+// A write is a record that is to be written.
+type write struct {
+	key   string
+	codec string
+	data  []byte
+	opts  putOptions
+}
+
+// prepare encodes a value and checks all that can be checked without a state.
+func (s *Store) prepare(key string, value any, opts []PutOption) (*write, error) {
+	w := &write{key: key, opts: putOptions{codec: s.opts.Codec}}
+	if err := w.apply(opts); err != nil {
+		return nil, err
+	}
+	data, err := w.opts.codec.Marshal(value)
+	if err != nil {
+		return nil, fmt.Errorf("encode record %q: %w", key, err)
+	}
+	w.codec, w.data = w.opts.codec.Name(), data
+	return w, w.check()
+}
+
+func (s *Store) prepareEncoded(key, codecName string, data []byte, opts []PutOption) (*write, error) {
+	if _, err := codec.ByName(codecName); err != nil {
+		return nil, fmt.Errorf("record %q: %w", key, err)
+	}
+	w := &write{key: key, codec: codecName, data: data}
+	if err := w.apply(opts); err != nil {
+		return nil, err
+	}
+	return w, w.check()
+}
+
+func (w *write) apply(opts []PutOption) error {
+	for _, o := range opts {
+		o(&w.opts)
+	}
+	if w.opts.err != nil {
+		return fmt.Errorf("record %q: %w", w.key, w.opts.err)
+	}
+	return nil
+}
+
+func (w *write) check() error {
+	if err := checkKey(w.key); err != nil {
+		return err
+	}
+	if len(w.data) > MaxValueSize {
+		return fmt.Errorf("record %q: value %w: %d bytes, the limit is %d", w.key, ErrTooLarge, len(w.data), MaxValueSize)
+	}
+	if len(w.codec) == 0 || len(w.codec) > 255 {
+		return fmt.Errorf("record %q: the name of codec %q has %d bytes, allowed are 1 to 255", w.key, w.codec, len(w.codec))
+	}
+	return nil
+}
+
+func (tx *Tx) put(w *write) error {
+	if tx.over {
+		return ErrTxDone
+	}
+	var expires int64
+	switch {
+	case w.opts.ttl > 0:
+		expires = tx.now + w.opts.ttl.Nanoseconds()
+	case !w.opts.expires.IsZero():
+		expires = w.opts.expires.UnixNano()
+	}
+	tx.own[w.key] = encodeRec(w.key, w.codec, w.data, tx.rev, tx.now, expires)
+	return nil
+}

@@ -1,0 +1,450 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"slices"
+
+	"github.com/recordstore/recordstore/internal/vfs"
+	"github.com/recordstore/recordstore/lockfile"
+)
+
+// Update runs fn on the newest state of the store and commits what it
+// changes, atomically and durably: when Update returns without an error, the
+// changes survive a power loss, and whoever looks sees all of them or none.
+//
+// It returns the revision that the changes got, or, if fn changed nothing,
+// that of the state it saw.
+//
+// An error from fn is returned as it is, and nothing is changed; so it is
+// when fn panics or ends its goroutine. fn holds up all other writers while
+// it runs, in every process. It may run more than once, each time on a newer
+// state, and only the last run counts: it must have no effects but on tx and
+// on variables that it sets anew in each run. fn must not call the methods of
+// the same store that write, nor Close: it would wait for itself, until its
+// context ends.
+//
+// A context that ends while Update waits ends the waiting, and nothing is
+// changed; the error is then a *lockfile.HeldError that says who holds LOCK,
+// and is the context's. If it ends after publishing has begun, the error is
+// also [ErrUnknown].
+//
+// Other errors are the file system's, which name the file (nothing is
+// changed: no space, no permission), [ErrNotDurable] and [ErrUnknown]
+// (something may be), [ErrCorrupt] and [ErrReplaced].
+//
+// Updates of goroutines of one process that wait at the same time are
+// committed as a group: one manifest, one flush, a revision each.
+func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) (Revision, error) {
+	if fn == nil {
+		return 0, ErrNilFunc
+	}
+	out := s.submit(ctx, fn)
+	if out.err != nil {
+		return 0, out.err
+	}
+	out.st.release()
+	return out.rev, nil
+}
+
+// submit queues fn and waits for the answer.
+func (s *Store) submit(ctx context.Context, fn func(tx *Tx) error) outcome {
+	switch {
+	case s.opts.ReadOnly:
+		return outcome{err: fmt.Errorf("update %s: %w", s.dir, ErrReadOnly)}
+	case ctx.Err() != nil:
+		return outcome{err: context.Cause(ctx)}
+	}
+	r := &request{fn: fn, turn: make(chan *Tx, 1), ran: make(chan error, 1), done: make(chan outcome, 1)}
+	lead, ok := s.enter(r)
+	if !ok {
+		return outcome{err: fmt.Errorf("update %s: %w", s.dir, fs.ErrClosed)}
+	}
+	if lead {
+		go s.lead()
+	}
+	return s.wait(ctx, r)
+}
+
+// timedOut is the error of a caller whose context ended while it waited.
+func (s *Store) timedOut(ctx context.Context) error {
+	held := &lockfile.HeldError{Path: s.path(lockName), Err: context.Cause(ctx)}
+	if h, ok, err := s.lock.Holder(); ok && err == nil {
+		held.Holder, held.Known = h, true
+	}
+	return held
+}
+
+func unknownFate(ctx context.Context) error {
+	return fmt.Errorf("%w: %w", ErrUnknown, context.Cause(ctx))
+}
+
+// lead commits groups until nobody waits. While one group is being flushed,
+// the next may already be on its way.
+func (s *Store) lead() {
+	for {
+		ctx, ok := s.await()
+		if !ok {
+			return
+		}
+		lock, err := s.lock.Lock(ctx, s.opts.Purpose)
+		if err != nil && ctx.Err() != nil {
+			continue // all who waited have left; who came since waits anew
+		}
+		group := s.take()
+		if err != nil {
+			for _, r := range group {
+				r.answer(outcome{err: fmt.Errorf("update %s: %w", s.dir, err)})
+			}
+			continue
+		}
+		s.commit(group, lock)
+	}
+}
+
+// commit is the write path. It is called with LOCK held and releases it.
+//
+// A process that dies before publish leaves the store as it was and a
+// temporary file; after it, the store with the whole commit in it. A power
+// loss before flush has come to its end may leave either; nobody has been
+// told anything then.
+func (s *Store) commit(group []*request, lock heldLock) {
+	g, err := s.commitLocked(group, lock)
+	// An error here changes nothing for this group: its commit is made, and
+	// what a lock failed to do or to undo never costs an update.
+	_ = lock.Unlock()
+	if err != nil {
+		for _, r := range group {
+			r.answer(outcome{err: err})
+		}
+		return
+	}
+	if !g.published {
+		g.answer(nil) // the base is durable
+		g.st.release()
+		return
+	}
+	s.busy.Add(1)
+	go func() {
+		defer s.busy.Done()
+		err := s.flush(g.st)
+		g.answer(err) // no answer before the flush
+		if err == nil {
+			s.retire(g.st)
+		}
+		g.st.release()
+	}()
+}
+
+// A committedGroup is a group whose updates have been published, or had
+// nothing to publish.
+type committedGroup struct {
+	group     []*request
+	st        *state // acquired; what the answers speak of
+	published bool   // st is the group's own
+}
+
+// answer tells everybody of the group what came of his update: errors and
+// "nothing to do" too, for they speak of the same state.
+func (g *committedGroup) answer(flushErr error) {
+	for _, r := range g.group {
+		switch {
+		case r.failed != nil:
+			r.answer(outcome{err: r.failed})
+		case flushErr != nil:
+			r.answer(outcome{err: flushErr})
+		default:
+			r.answer(outcome{rev: r.rev, st: g.st})
+		}
+	}
+}
+
+// commitLocked finds the newest state, runs the group's functions on it,
+// publishes what they changed and makes sure that it stands; and all of that
+// again if it turns out that others have gone past.
+func (s *Store) commitLocked(group []*request, lock heldLock) (*committedGroup, error) {
+	var pause backoff
+	for {
+		base, err := s.newest(context.Background())
+		if err != nil {
+			return nil, err
+		}
+		g, err := s.attempt(group, base, lock)
+		base.release()
+		if g != nil || err != nil {
+			return g, err
+		}
+		if !pause.wait(context.Background()) {
+			return nil, fmt.Errorf("update %s: the name after the newest manifest stayed taken for %v, see recordctl verify", s.dir, patience)
+		}
+	}
+}
+
+// attempt is one round of commitLocked. It returns nil, nil if others have
+// gone past.
+func (s *Store) attempt(group []*request, base *state, lock heldLock) (*committedGroup, error) {
+	h := s.child(base)
+	for {
+		top := s.runAll(group, base, h)
+		if len(top) == 0 {
+			ok, err := s.restsOn(base)
+			if err != nil {
+				return nil, err
+			}
+			if ok || !slices.ContainsFunc(group, (*request).waits) {
+				base.acquire()
+				return &committedGroup{group: group, st: base}, nil
+			}
+		}
+		if passNoReturn(group) {
+			return s.publishGroup(group, base, h, top, lock)
+		}
+		// Somebody left whose changes are in it: without them, again.
+	}
+}
+
+// child returns the header of the manifest that follows base.
+func (s *Store) child(base *state) *header {
+	first := base.lastRev + 1
+	if !s.network.Load() && base.boot != s.sys.boot {
+		// The machine has restarted. Revisions after base may have been seen
+		// and then lost with the power; none of them is given again.
+		first += revisionGap
+	}
+	return &header{
+		network:   s.network.Load(),
+		seq:       base.next(),
+		store:     base.store,
+		commit:    newID(),
+		boot:      s.sys.boot,
+		time:      base.instant(s.sys.now),
+		firstRev:  first,
+		ancestors: base.nextAncestors(),
+	}
+}
+
+// revisionGap is more revisions than can have been published and not flushed.
+const revisionGap = 1 << 20
+
+// runAll lets everybody of the group run its function, in order, each on what
+// those before it made of base. It returns all changes together.
+func (s *Store) runAll(group []*request, base *state, h *header) changes {
+	top := changes{}
+	seen := base.lastRev
+	h.lastRev = h.firstRev - 1
+	for _, r := range group {
+		r.rev, r.changed, r.failed = seen, false, nil
+		if !r.begin() {
+			continue
+		}
+		tx := &Tx{s: s, base: base, below: top, own: changes{}, now: h.time, rev: h.lastRev + 1}
+		r.turn <- tx
+		if r.failed = <-r.ran; r.failed == nil && len(tx.own) > 0 {
+			maps.Copy(top, tx.own)
+			h.lastRev = tx.rev
+			seen = tx.rev
+			r.rev, r.changed = tx.rev, true
+		}
+	}
+	return top
+}
+
+// passNoReturn passes the point after which who leaves does not know the fate
+// of his update. It reports false if somebody has left before it whose
+// changes are among those to be published.
+func passNoReturn(group []*request) bool {
+	for _, r := range group {
+		if !r.move(ran, committing) && r.changed && r.isGone() {
+			return false
+		}
+	}
+	return true
+}
+
+// restsOn tells whether base is the newest state still and known to be on
+// disk, so that answers that speak of it can be given without writing. On a
+// network file system only a commit proves that.
+func (s *Store) restsOn(base *state) (bool, error) {
+	if s.network.Load() {
+		return false, nil
+	}
+	info, err := s.sys.fs.Lstat(s.manifestPath(base.seq))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && info.ID == base.id && info.Marked(), err
+}
+
+// publishGroup writes and publishes the manifest of a group. It returns nil,
+// nil if others have gone past.
+func (s *Store) publishGroup(group []*request, base *state, h *header, top changes, lock heldLock) (*committedGroup, error) {
+	recs := merge(base, top, h.time)
+	b := encodeManifest(h, recs)
+	f, err := s.writeTemp(b, base)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.proveLock(lock); err != nil {
+		s.discard(f)
+		return nil, err
+	}
+	ok, err := s.publish(f, h)
+	switch {
+	case errors.Is(err, ErrUnknown):
+		f.Close() // the temporary file may yet get its name
+		return nil, err
+	case !ok:
+		s.discard(f)
+		return nil, err
+	}
+	stands, err := s.checkBase(base, h)
+	if !stands {
+		f.Close()
+		return nil, err
+	}
+	s.recordPublisher(lock)
+	info, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("%w: %w", ErrNotDurable, err)
+	}
+	st := newState(*h, recs, int64(len(b)), f, info.ID)
+	if err := s.install(base, st); err != nil {
+		st.release()
+		return nil, fmt.Errorf("%w: %w", ErrUnknown, err)
+	}
+	return &committedGroup{group: group, st: st, published: true}, nil
+}
+
+// merge returns the records of base with the changes on top, without those
+// that are expired at now.
+func merge(base *state, top changes, now int64) []rec {
+	recs := make([]rec, 0, len(base.recs)+len(top))
+	for r := range base.scan(span{}, top) {
+		if !r.expired(now) {
+			recs = append(recs, r)
+		}
+	}
+	return slices.Clip(recs)
+}
+
+func (s *Store) discard(f vfs.File) {
+	f.Close()
+	s.sys.fs.Remove(f.Name())
+}
+
+// proveLock makes sure, on a network file system and just before publishing,
+// that the lock is still ours: a lease that ran out shows itself when what was
+// written to LOCK is flushed. It saves a round, not an update.
+func (s *Store) proveLock(lock heldLock) error {
+	if !s.network.Load() {
+		return nil
+	}
+	if err := lock.WriteData(s.sys.boot[:]); err != nil {
+		return err
+	}
+	f, err := s.sys.fs.Open(s.path(lockName))
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}
+
+// recordPublisher leaves in LOCK the boot id of the machine that published
+// last: a manifest that does not check, and is not older than that, was not
+// torn by a power loss. An error costs only that knowledge.
+func (s *Store) recordPublisher(lock heldLock) {
+	if s.published.Load() || s.network.Load() {
+		return
+	}
+	if lock.WriteData(s.sys.boot[:]) == nil {
+		s.published.Store(true)
+	}
+}
+
+// flush makes a published manifest durable, and marks it. LOCK is released by
+// now: the flushes of many processes run side by side, and whoever flushes
+// his manifest has flushed a file that contains all commits before it.
+func (s *Store) flush(st *state) error {
+	f := st.file
+	if !st.network { // there, the file was flushed before it was published
+		if err := f.Sync(); err != nil {
+			return fmt.Errorf("%w: %w", ErrNotDurable, err)
+		}
+	}
+	if err := s.sys.fs.SyncDir(s.dir); err != nil {
+		return fmt.Errorf("%w: %w", ErrNotDurable, err)
+	}
+	// The mark comes after both. Without it the commit is as durable, and
+	// retirement waits for a later one.
+	if info, err := f.Stat(); err == nil {
+		_ = f.Chmod(info.Mode.Perm() &^ 0o222)
+	}
+	return nil
+}
+
+// Put writes a record, whatever was there. The value is encoded with the
+// store's codec, or that of [WithCodec]. It returns the record's new revision.
+// Errors are those of [Store.Update], [ErrInvalidKey], [ErrTooLarge] and the
+// codec's.
+func (s *Store) Put(ctx context.Context, key string, value any, opts ...PutOption) (Revision, error) {
+	// Encoded once, and outside the lock.
+	w, err := s.prepare(key, value, opts)
+	if err != nil {
+		return 0, fmt.Errorf("put: %w", err)
+	}
+	return s.Update(ctx, func(tx *Tx) error { return tx.put(w) })
+}
+
+// Delete removes a record. If there is none, it reports [ErrNotFound].
+func (s *Store) Delete(ctx context.Context, key string) (Revision, error) {
+	if err := checkKey(key); err != nil {
+		return 0, fmt.Errorf("delete: %w", err)
+	}
+	return s.Update(ctx, func(tx *Tx) error { return tx.Delete(key) })
+}
+
+// CompareAndSwap writes a record if its revision is old, or, if old is 0, if
+// there is none. Else it reports a [*ConflictError], which is an
+// [ErrConflict], and nothing is changed.
+func (s *Store) CompareAndSwap(ctx context.Context, key string, old Revision, value any, opts ...PutOption) (Revision, error) {
+	w, err := s.prepare(key, value, opts)
+	if err != nil {
+		return 0, fmt.Errorf("compare and swap: %w", err)
+	}
+	return s.Update(ctx, func(tx *Tx) error {
+		if err := tx.expect(key, old); err != nil {
+			return err
+		}
+		return tx.put(w)
+	})
+}
+
+// CompareAndDelete removes a record if its revision is old, which must not be
+// 0. Else it reports a [*ConflictError].
+func (s *Store) CompareAndDelete(ctx context.Context, key string, old Revision) (Revision, error) {
+	if err := checkKey(key); err != nil {
+		return 0, fmt.Errorf("compare and delete: %w", err)
+	}
+	if old == 0 {
+		return 0, fmt.Errorf("compare and delete %q: revision 0 is no record's", key)
+	}
+	return s.Update(ctx, func(tx *Tx) error {
+		if err := tx.expect(key, old); err != nil {
+			return err
+		}
+		return tx.Delete(key)
+	})
+}
+
+// Sync makes durable all that was committed before it began, by this process
+// or others. Updates are durable when they return; Sync is for what others
+// have committed and perhaps not yet flushed.
+func (s *Store) Sync(ctx context.Context) error {
+	_, err := s.Update(ctx, func(*Tx) error { return nil })
+	return err
+}
