@@ -8,19 +8,17 @@ import (
 	"path/filepath"
 )
 
-// makeDir creates the store's directory, durably, if it is missing.
+// makeDir creates the store's directory if it is missing. Its name is flushed
+// in create.
 func (s *Store) makeDir() error {
 	switch err := s.sys.fs.Mkdir(s.dir, 0o777); {
 	case errors.Is(err, fs.ErrExist):
-		// Its creator may have died before the flush; a directory that holds
-		// no store yet is flushed again with it, in create.
 		return nil
 	case errors.Is(err, fs.ErrNotExist):
 		return fmt.Errorf("%w; create the parent directory first", err)
-	case err != nil:
+	default:
 		return err
 	}
-	return s.sys.fs.SyncDir(filepath.Dir(s.dir))
 }
 
 // checkDir refuses a directory in which this user cannot do what the protocol
@@ -65,6 +63,11 @@ func (s *Store) create() error {
 		}
 		return nil
 	}
+	// Before there is a manifest: who finds one need not ask whether the
+	// directory's own name is on disk, however its creator died.
+	if err := s.sys.fs.SyncDir(filepath.Dir(s.dir)); err != nil {
+		return err
+	}
 	h := &header{
 		network:  s.network.Load(),
 		seq:      1,
@@ -85,12 +88,25 @@ func (s *Store) create() error {
 		s.sys.fs.Remove(f.Name())
 		return err
 	}
-	if _, err := s.publish(f, h); err != nil {
+	if ok, err := s.publish(f, h); !ok {
 		s.sys.fs.Remove(f.Name())
+		return err
+	}
+	return nil
+}
+
+// finishCreation makes the name of manifest 1 durable, and marks it. Not only
+// its creator does so, who may have died, but everybody who opens a store that
+// holds nothing else yet, before he builds on it.
+func (s *Store) finishCreation(st *state) error {
+	info, err := st.file.Stat()
+	if err != nil || st.seq > 1 || info.Marked() {
 		return err
 	}
 	if err := s.sys.fs.SyncDir(s.dir); err != nil {
 		return err
 	}
-	return s.sys.fs.SyncDir(filepath.Dir(s.dir))
+	// Another user's file cannot be marked. Then the next one flushes again.
+	_ = st.file.Chmod(info.Mode.Perm() &^ 0o222)
+	return nil
 }

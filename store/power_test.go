@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -25,7 +26,7 @@ import (
 type moment struct {
 	disk   *faultfs.Disk
 	op     faultfs.Op
-	opened bool     // Open had returned: there must be a store
+	opened bool     // its creator's Open had returned: there must be a store
 	acked  []string // keys of the updates that had been acknowledged
 	begun  []string // and of those that had been begun
 	maxRev Revision // the highest revision that anybody may have seen
@@ -34,10 +35,12 @@ type moment struct {
 // A recorder runs a scenario and collects its moments.
 type recorder struct {
 	*faultfs.Hooked
-	m *simMachine
+	m       *simMachine
+	creator bool // the store did not exist before
 
 	mu      sync.Mutex
 	now     moment
+	coming  Revision // of the update under way
 	moments []moment
 	waiting chan struct{} // closed while no call to Update is under way
 }
@@ -72,6 +75,9 @@ func (r *recorder) after(op faultfs.Op, err error) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if op.Kind == faultfs.OpRename && err == nil {
+		r.now.maxRev = max(r.now.maxRev, r.coming) // now everybody can see it
+	}
 	mom := r.now
 	mom.disk, mom.op = r.m.disk.Clone(), op
 	mom.acked, mom.begun = slices.Clone(mom.acked), slices.Clone(mom.begun)
@@ -81,7 +87,7 @@ func (r *recorder) after(op faultfs.Op, err error) error {
 
 func (r *recorder) open(opts *Options) (*Store, error) {
 	s, err := open(simDir, opts, r.m.system(r.Hooked))
-	if err == nil {
+	if err == nil && r.creator {
 		r.mu.Lock()
 		r.now.opened = true
 		r.mu.Unlock()
@@ -96,16 +102,22 @@ func (r *recorder) update(s *Store, key string) error {
 	r.now.begun = append(r.now.begun, key)
 	r.waiting = make(chan struct{})
 	r.mu.Unlock()
-	rev, err := applyUpdate(context.Background(), s, key)
+	_, err := applyUpdate(context.Background(), s, key, r.saw)
 	r.mu.Lock()
 	if err == nil {
 		r.now.acked = append(r.now.acked, key)
-		r.now.maxRev = max(r.now.maxRev, rev)
 	}
 	close(r.waiting)
 	r.mu.Unlock()
 	settle(s)
 	return err
+}
+
+// saw notes the revision that an update will have once it is published.
+func (r *recorder) saw(rev Revision) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.coming = rev
 }
 
 // plain is the disk as it is.
@@ -159,7 +171,7 @@ func overlapping(r *recorder) error {
 	r.mu.Unlock()
 	done := make(chan error, 1)
 	go func() {
-		_, err := applyUpdate(context.Background(), b, "b/0")
+		_, err := applyUpdate(context.Background(), b, "b/0", r.saw)
 		done <- err
 	}()
 	<-published
@@ -176,6 +188,10 @@ func overlapping(r *recorder) error {
 	return nil
 }
 
+// killed is the first run of the machine, in which the scenario takes place: a
+// process that goes on in it follows one that was killed.
+const killed = 1
+
 // survives checks what must hold on a disk after a power loss, and then goes
 // on to use it. It returns what it did as a recorder, for a second power loss.
 func survives(disk *faultfs.Disk, mom moment, run byte, fsys func(*faultfs.Disk) *faultfs.Hooked, opts *Options) (*recorder, error) {
@@ -184,7 +200,7 @@ func survives(disk *faultfs.Disk, mom moment, run byte, fsys func(*faultfs.Disk)
 		if k := missing(state, mom.acked); k != "" {
 			return nil, fmt.Errorf("a reader misses %s", k)
 		}
-	} else if mom.opened || !errors.Is(err, fs.ErrNotExist) {
+	} else if mom.opened || len(mom.acked) > 0 || !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("a reader: %w", err)
 	}
 	r := record(m, fsys)
@@ -211,10 +227,11 @@ func survives(disk *faultfs.Disk, mom moment, run byte, fsys func(*faultfs.Disk)
 		}
 	}
 	before := r.now.maxRev
-	if err := r.update(s, updateKey("r", int(run))); err != nil {
+	if err := r.update(s, updateKey("r"+strconv.Itoa(int(run)), len(mom.begun))); err != nil {
 		return r, fmt.Errorf("update after recovery: %w", err)
 	}
-	if r.now.maxRev <= before || r.now.maxRev < sn.Revision() {
+	// A network file system's server has a link on disk before it answers.
+	if opts == nil && run != killed && r.now.maxRev <= before {
 		return r, fmt.Errorf("revision %d after recovery, %d may have been seen before", r.now.maxRev, before)
 	}
 	rep, err := verify(context.Background(), simDir, m.system(fsys(disk)))
@@ -226,13 +243,28 @@ func survives(disk *faultfs.Disk, mom moment, run byte, fsys func(*faultfs.Disk)
 
 // campaign runs a scenario, loses power, and reports the first failure.
 func campaign(sc scenario, fsys func(*faultfs.Disk) *faultfs.Hooked, opts *Options) (losses int, err error) {
-	m := newMachine(faultfs.NewDisk(), 1)
+	m := newMachine(faultfs.NewDisk(), killed)
 	r := record(m, fsys)
+	r.creator = true
 	if err := sc(r); err != nil {
 		return 0, fmt.Errorf("without a power loss: %w", err)
 	}
 	rng := rand.New(rand.NewPCG(1, 2))
 	for i, mom := range r.moments {
+		// The process is killed, another one goes on, then power is lost.
+		next, err := survives(mom.disk.Clone(), mom, killed, fsys, opts)
+		if err != nil {
+			return losses, fmt.Errorf("process killed after operation %d (%s %s): %w", i, mom.op.Kind, mom.op.Path, err)
+		}
+		for j, mom2 := range next.moments {
+			for range 10 {
+				losses++
+				if _, err := survives(mom2.disk.PowerLoss(rng.IntN), mom2, 2, fsys, opts); err != nil {
+					return losses, fmt.Errorf("process killed after operation %d (%s %s), and power lost after operation %d of the next (%s %s): %w",
+						i, mom.op.Kind, mom.op.Path, j, mom2.op.Kind, mom2.op.Path, err)
+				}
+			}
+		}
 		for c := (&faultfs.Choices{Limit: 600, Rand: rng}); c.More(); losses++ {
 			again, err := survives(mom.disk.PowerLoss(c.Choose), mom, 2, fsys, opts)
 			if err != nil {

@@ -89,9 +89,11 @@ func (s *Store) publish(f vfs.File, h *header) (bool, error) {
 		case lookErr == nil && whose == theirs:
 			return false, nil
 		case lookErr == nil && whose == nobodys && !s.network.Load():
-			// A local file system has said no and kept to it.
-			if errors.Is(err, fs.ErrNotExist) {
-				return false, nil // f was swept as litter; the state may be old too
+			// A local file system has said no, and kept to it.
+			if errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrNotExist) {
+				// The name was taken and has been retired since, or f was
+				// swept as litter: either way our state is old.
+				return false, nil
 			}
 			return false, err
 		case !pause.wait(context.Background()):

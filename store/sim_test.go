@@ -99,9 +99,13 @@ func (l *simLock) Close() error                           { return nil }
 
 func updateKey(writer string, i int) string { return fmt.Sprintf("%s/%d", writer, i) }
 
-// applyUpdate is one update of the workload.
-func applyUpdate(ctx context.Context, s *Store, key string) (Revision, error) {
+// applyUpdate is one update of the workload. saw, if not nil, is told the
+// revision that others may see as soon as it is published.
+func applyUpdate(ctx context.Context, s *Store, key string, saw func(Revision)) (Revision, error) {
 	return s.Update(ctx, func(tx *Tx) error {
+		if saw != nil {
+			saw(tx.Revision())
+		}
 		n := 0
 		rec, err := tx.Get("n")
 		if err == nil {

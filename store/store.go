@@ -151,8 +151,13 @@ func open(dir string, opts *Options, sys system) (_ *Store, err error) {
 	if err != nil {
 		return nil, err
 	}
+	defer st.release()
 	s.id = st.store
-	st.release()
+	if !s.opts.ReadOnly {
+		if err := s.finishCreation(st); err != nil {
+			return nil, err
+		}
+	}
 	return s, nil
 }
 

@@ -167,18 +167,22 @@ func (g *committedGroup) answer(flushErr error) {
 // again if it turns out that others have gone past.
 func (s *Store) commitLocked(group []*request, lock heldLock) (*committedGroup, error) {
 	var pause backoff
+	var last ID
 	for {
 		base, err := s.newest(context.Background())
 		if err != nil {
 			return nil, err
 		}
+		// A pause only where nothing has moved since the last round.
+		if base.commit == last && !pause.wait(context.Background()) {
+			base.release()
+			return nil, fmt.Errorf("update %s: the name after sequence %d stayed taken for %v, see recordctl verify", s.dir, base.seq, patience)
+		}
+		last = base.commit
 		g, err := s.attempt(group, base, lock)
 		base.release()
 		if g != nil || err != nil {
 			return g, err
-		}
-		if !pause.wait(context.Background()) {
-			return nil, fmt.Errorf("update %s: the name after the newest manifest stayed taken for %v, see recordctl verify", s.dir, patience)
 		}
 	}
 }
@@ -199,8 +203,15 @@ func (s *Store) attempt(group []*request, base *state, lock heldLock) (*committe
 				return &committedGroup{group: group, st: base}, nil
 			}
 		}
+		if !s.network.Load() && base.boot != s.sys.boot {
+			return nil, s.recover(base, lock) // and again, on top of that
+		}
 		if passNoReturn(group) {
-			return s.publishGroup(group, base, h, top, lock)
+			st, err := s.publishState(base, h, merge(base, top, h.time), lock)
+			if st == nil || err != nil {
+				return nil, err
+			}
+			return &committedGroup{group: group, st: st, published: true}, nil
 		}
 		// Somebody left whose changes are in it: without them, again.
 	}
@@ -208,12 +219,6 @@ func (s *Store) attempt(group []*request, base *state, lock heldLock) (*committe
 
 // child returns the header of the manifest that follows base.
 func (s *Store) child(base *state) *header {
-	first := base.lastRev + 1
-	if !s.network.Load() && base.boot != s.sys.boot {
-		// The machine has restarted. Revisions after base may have been seen
-		// and then lost with the power; none of them is given again.
-		first += revisionGap
-	}
 	return &header{
 		network:   s.network.Load(),
 		seq:       base.next(),
@@ -221,13 +226,32 @@ func (s *Store) child(base *state) *header {
 		commit:    newID(),
 		boot:      s.sys.boot,
 		time:      base.instant(s.sys.now),
-		firstRev:  first,
+		firstRev:  base.lastRev + 1,
 		ancestors: base.nextAncestors(),
 	}
 }
 
 // revisionGap is more revisions than can have been published and not flushed.
 const revisionGap = 1 << 20
+
+// recover is the first commit after a restart of the machine. Revisions above
+// base's may have been seen, and then lost with the power; none of them is
+// given again. So an empty manifest leaves them out, and is durable before
+// anything is published on top of it: were it not, a second power loss could
+// bring base back once more, and the revisions after the gap a second time.
+//
+// It flushes under the lock, once for each start of the machine.
+func (s *Store) recover(base *state, lock heldLock) error {
+	h := s.child(base)
+	h.firstRev += revisionGap
+	h.lastRev = h.firstRev - 1
+	st, err := s.publishState(base, h, base.recs, lock)
+	if st == nil || err != nil {
+		return err
+	}
+	defer st.release()
+	return s.flush(st)
+}
 
 // runAll lets everybody of the group run its function, in order, each on what
 // those before it made of base. It returns all changes together.
@@ -278,10 +302,9 @@ func (s *Store) restsOn(base *state) (bool, error) {
 	return err == nil && info.ID == base.id && info.Marked(), err
 }
 
-// publishGroup writes and publishes the manifest of a group. It returns nil,
-// nil if others have gone past.
-func (s *Store) publishGroup(group []*request, base *state, h *header, top changes, lock heldLock) (*committedGroup, error) {
-	recs := merge(base, top, h.time)
+// publishState publishes the state that follows base. It returns it acquired,
+// or nil, nil if others have gone past.
+func (s *Store) publishState(base *state, h *header, recs []rec, lock heldLock) (*state, error) {
 	b := encodeManifest(h, recs)
 	f, err := s.writeTemp(b, base)
 	if err != nil {
@@ -316,7 +339,7 @@ func (s *Store) publishGroup(group []*request, base *state, h *header, top chang
 		st.release()
 		return nil, fmt.Errorf("%w: %w", ErrUnknown, err)
 	}
-	return &committedGroup{group: group, st: st, published: true}, nil
+	return st, nil
 }
 
 // merge returns the records of base with the changes on top, without those
