@@ -1,0 +1,266 @@
+package lockfile
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// The lock file. All integers are little-endian; all checksums are CRC-32C.
+//
+//	offset  size  region
+//	0       32    header
+//	32      480   holder record
+//	512     8     next ticket of the queue (ofd_linux.go); never checked
+//	520     120   zero
+//	640     272   application data
+//	912     112   zero, and usually not there
+//
+// A region that is missing because the file is shorter, or is all zero, is empty.
+// Each region is written by one write, within one page, so that a process that is
+// killed leaves the old contents or the new ones.
+//
+// The header:
+//
+//	offset  size  field
+//	0       8     magic, "\x8aRSLOCK\n"
+//	8       2     version, 1
+//	10      2     mechanism: 1 open-file-description locks, 2 flock
+//	12      4     checksum of bytes 0 to 12
+//	16      16    zero
+//
+// Every version keeps the first 16 bytes, so that "later" is not mistaken for
+// "damaged".
+//
+// The holder record, whose offsets are from its start:
+//
+//	offset  size  field
+//	0       4     magic, "HOLD"
+//	4       4     checksum of bytes 8 to 480
+//	8       8     held since, Unix time in nanoseconds
+//	16      4     process id
+//	20      4     reserved: user id
+//	24      8     reserved: process start time
+//	32      8     reserved: pid namespace
+//	40      16    reserved: boot id
+//	56      16    reserved: machine id
+//	72      16    reserved: claim
+//	88      8     zero
+//	96      64    host        \
+//	160     64    command      > UTF-8, padded with zero
+//	224     256   purpose     /
+//
+// Reserved fields are zero, which means unknown.
+//
+// The application data, whose offsets are from its start:
+//
+//	offset  size  field
+//	0       4     magic, "DATA"
+//	4       4     checksum of bytes 8 to 272
+//	8       2     length of the data, at most 256
+//	10      6     zero
+//	16      256   data, padded with zero
+const (
+	headerSize = 32
+	headerSum  = 12 // offset of the header's checksum
+	version    = 1
+
+	holderOffset = 32
+	holderSize   = 480
+
+	ticketOffset = 512
+	ticketSize   = 8
+
+	dataOffset = 640
+	dataSize   = 16 + MaxData
+
+	fileSize = 1024
+)
+
+const (
+	magic       = "\x8aRSLOCK\n"
+	holderMagic = "HOLD"
+	dataMagic   = "DATA"
+)
+
+var (
+	le         = binary.LittleEndian
+	castagnoli = crc32.MakeTable(crc32.Castagnoli)
+)
+
+// A Holder says who holds a lock exclusively, as far as the holder has told.
+type Holder struct {
+	PID     int       // process id, on Host and in the holder's pid namespace
+	Host    string    // host name, of which the first 64 bytes are kept
+	Command string    // base name of the program, likewise
+	Purpose string    // what the lock is held for, as given to Lock; may be empty
+	Since   time.Time // when the lock was taken, by the holder's clock
+}
+
+// String returns a text such as
+//
+//	pid 123 (recordctl) on host since 12:03:04, for deploy
+//
+// with the date before the time if that is not today. Characters that do not print
+// have been replaced, whatever the file contains.
+func (h Holder) String() string {
+	layout := time.TimeOnly
+	if since, now := h.Since.Local(), time.Now(); since.YearDay() != now.YearDay() || since.Year() != now.Year() {
+		layout = time.DateTime
+	}
+	s := fmt.Sprintf("pid %d (%s) on %s since %s", h.PID, h.Command, h.Host, h.Since.Local().Format(layout))
+	if h.Purpose != "" {
+		s += ", for " + h.Purpose
+	}
+	return s
+}
+
+// self is what does not change about this process.
+var self = sync.OnceValue(func() Holder {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown host"
+	}
+	return Holder{PID: os.Getpid(), Host: host, Command: filepath.Base(os.Args[0])}
+})
+
+func encodeHeader() []byte {
+	b := make([]byte, headerSize)
+	copy(b, magic)
+	le.PutUint16(b[8:], version)
+	le.PutUint16(b[10:], mechanism)
+	le.PutUint32(b[headerSum:], crc32.Checksum(b[:headerSum], castagnoli))
+	return b
+}
+
+// checkHeader checks the contents of a lock file, from its start. It reports adopt
+// if there is no header, and none is in the way of one: the file is new, or was
+// truncated, or lost its contents with the power.
+func checkHeader(b []byte) (adopt bool, err error) {
+	head := make([]byte, headerSize)
+	copy(head, b)
+	switch {
+	case vacant(b):
+		return true, nil
+	case !bytes.HasPrefix(head, []byte(magic)):
+		return false, ErrNotLockFile
+	case le.Uint32(head[headerSum:]) != crc32.Checksum(head[:headerSum], castagnoli):
+		return false, fmt.Errorf("%w: its header is damaged", ErrNotLockFile)
+	case le.Uint16(head[8:]) != version:
+		return false, fmt.Errorf("%w: its format is version %d, and this program knows version %d",
+			ErrIncompatible, le.Uint16(head[8:]), version)
+	case le.Uint16(head[10:]) != mechanism:
+		return false, fmt.Errorf("%w: it is in use with locks of kind %d, which do not exclude this system's, of kind %d",
+			ErrIncompatible, le.Uint16(head[10:]), mechanism)
+	}
+	return false, nil
+}
+
+// vacant reports whether a header can be written in front of b without damage to
+// something that is not ours: b has no more than the beginning of a header, and
+// otherwise nothing but regions of ours. A file that is truncated while it is in
+// use looks so until it is opened next.
+func vacant(b []byte) bool {
+	if len(b) > fileSize {
+		return false
+	}
+	full := make([]byte, fileSize)
+	copy(full, b)
+	for i, c := range encodeHeader()[:headerSum+4] {
+		if full[i] != c {
+			break
+		}
+		if i == headerSum+3 {
+			return false // a whole header
+		}
+		full[i] = 0
+	}
+	if _, ok := decodeHolder(full[holderOffset:][:holderSize]); ok {
+		clear(full[holderOffset:][:holderSize])
+	}
+	if _, err := decodeData(full[dataOffset:][:dataSize]); err == nil {
+		clear(full[dataOffset:][:dataSize])
+	}
+	clear(full[ticketOffset:][:ticketSize])
+	return len(bytes.Trim(full, "\x00")) == 0
+}
+
+func encodeHolder(h Holder) []byte {
+	b := make([]byte, holderSize)
+	copy(b, holderMagic)
+	le.PutUint64(b[8:], uint64(h.Since.UnixNano()))
+	le.PutUint32(b[16:], uint32(h.PID))
+	putText(b[96:160], h.Host)
+	putText(b[160:224], h.Command)
+	putText(b[224:480], h.Purpose)
+	le.PutUint32(b[4:], crc32.Checksum(b[8:], castagnoli))
+	return b
+}
+
+// decodeHolder reports false if b is empty, torn, or of a kind that is not known:
+// who holds the lock is then unknown, which is never an error.
+func decodeHolder(b []byte) (Holder, bool) {
+	if string(b[:4]) != holderMagic || le.Uint32(b[4:]) != crc32.Checksum(b[8:], castagnoli) {
+		return Holder{}, false
+	}
+	return Holder{
+		PID:     int(le.Uint32(b[16:])),
+		Host:    text(b[96:160]),
+		Command: text(b[160:224]),
+		Purpose: text(b[224:480]),
+		Since:   time.Unix(0, int64(le.Uint64(b[8:]))),
+	}, true
+}
+
+// putText stores as much of s as fits, in whole characters.
+func putText(b []byte, s string) {
+	if len(s) > len(b) {
+		n := len(b)
+		for n > 0 && !utf8.RuneStart(s[n]) {
+			n--
+		}
+		s = s[:n]
+	}
+	copy(b, s)
+}
+
+// text makes a field fit to be shown on a terminal: others may write the file.
+func text(b []byte) string {
+	b, _, _ = bytes.Cut(b, []byte{0})
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return utf8.RuneError
+		}
+		return r
+	}, string(b))
+}
+
+func encodeData(p []byte) []byte {
+	b := make([]byte, dataSize)
+	copy(b, dataMagic)
+	le.PutUint16(b[8:], uint16(len(p)))
+	copy(b[16:], p)
+	le.PutUint32(b[4:], crc32.Checksum(b[8:], castagnoli))
+	return b
+}
+
+// decodeData returns nil if the region is empty.
+func decodeData(b []byte) ([]byte, error) {
+	n := int(le.Uint16(b[8:]))
+	switch {
+	case len(bytes.Trim(b, "\x00")) == 0:
+		return nil, nil
+	case string(b[:4]) != dataMagic, n > MaxData,
+		le.Uint32(b[4:]) != crc32.Checksum(b[8:], castagnoli):
+		return nil, fmt.Errorf("%w at offset %d", ErrCorrupt, dataOffset)
+	}
+	return append([]byte{}, b[16:][:n]...), nil
+}

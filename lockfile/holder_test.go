@@ -1,0 +1,75 @@
+package lockfile
+
+import (
+	"bytes"
+	"hash/crc32"
+	"testing"
+	"time"
+)
+
+func sum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
+
+func TestHolderRecord(t *testing.T) {
+	want := Holder{PID: 4711, Host: "h", Command: "c", Purpose: "p", Since: time.Unix(1, 2)}
+	b := encodeHolder(want)
+	if got, ok := decodeHolder(b); !ok || got != want {
+		t.Errorf("decoded %+v, %v; want %+v", got, ok, want)
+	}
+	for i := range b {
+		c := bytes.Clone(b)
+		c[i] ^= 0x10
+		if got, ok := decodeHolder(c); ok {
+			t.Errorf("byte %d flipped: %+v", i, got)
+		}
+	}
+}
+
+// TestLayout holds the layout to what its documentation says, byte by byte.
+func TestLayout(t *testing.T) {
+	header := []byte("\x8aRSLOCK\n\x01\x00")
+	if got := encodeHeader(); len(got) != 32 || !bytes.HasPrefix(got, header) ||
+		le.Uint16(got[10:]) != mechanism || le.Uint32(got[12:]) != sum(got[:12]) {
+		t.Errorf("header %x", got)
+	}
+	b := encodeHolder(Holder{PID: 0x01020304, Host: "h", Command: "c", Purpose: "p", Since: time.Unix(0, 0x1122334455667788)})
+	want := make([]byte, 480)
+	copy(want, "HOLD")
+	copy(want[8:], "\x88\x77\x66\x55\x44\x33\x22\x11\x04\x03\x02\x01")
+	want[96], want[160], want[224] = 'h', 'c', 'p'
+	le.PutUint32(want[4:], sum(want[8:]))
+	if !bytes.Equal(b, want) {
+		t.Errorf("holder record %x\nwant %x", b, want)
+	}
+	d := encodeData([]byte("abc"))
+	want = make([]byte, 272)
+	copy(want, "DATA")
+	copy(want[8:], "\x03\x00\x00\x00\x00\x00\x00\x00abc")
+	le.PutUint32(want[4:], sum(want[8:]))
+	if !bytes.Equal(d, want) {
+		t.Errorf("data %x\nwant %x", d, want)
+	}
+	if holderOffset != 32 || ticketOffset != 512 || dataOffset != 640 || fileSize != 1024 {
+		t.Error("a region has moved")
+	}
+}
+
+func FuzzContents(f *testing.F) {
+	f.Add(encodeHeader())
+	f.Add(append(encodeHeader(), encodeHolder(Holder{PID: 1})...))
+	f.Add([]byte("text"))
+	f.Add(make([]byte, fileSize))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if adopt, err := checkHeader(b); adopt && err != nil {
+			t.Errorf("adopted with %v", err)
+		}
+		full := append(bytes.Clone(b), make([]byte, fileSize)...)[:fileSize]
+		if h, ok := decodeHolder(full[holderOffset:][:holderSize]); ok {
+			_ = h.String()
+		}
+		if p, err := decodeData(full[dataOffset:][:dataSize]); err == nil && p != nil {
+			if got, err := decodeData(encodeData(p)); err != nil || !bytes.Equal(got, p) {
+				t.Errorf("%q came back as %q, %v", p, got, err)
+			}
+		}
+	})
+}

@@ -1,0 +1,431 @@
+// Package lockfile provides exclusive and shared locks between processes, and
+// between the goroutines of a process, on a file that exists for that purpose.
+//
+//	f, err := lockfile.Open("/var/lib/results/LOCK", nil)
+//	...
+//	l, err := f.Lock(ctx, "deploy")
+//	if err != nil {
+//		return err // "lock /var/lib/results/LOCK is held by pid 123 (recordctl) on ..."
+//	}
+//	defer l.Unlock()
+//
+// # Guarantees
+//
+//   - Exclusion. While an exclusive lock is held, no other lock of either kind is
+//     held on the file that the path names, by whatever process, goroutine or
+//     [File]. Shared locks exclude only exclusive ones.
+//   - Death releases. The kernel releases the locks and the places in the queue of
+//     a process that ends, however it ends. What remains is the file, and in it the
+//     dead holder's record, which [File.Holder] knows not to believe.
+//   - Waiting costs nothing and ends when the context does. Nothing polls. However
+//     many goroutines wait on a [File], and however many of them give up, at most
+//     one operating-system thread is blocked.
+//   - Waiters are told who is in their way: a wait that ends without the lock
+//     returns a [HeldError] that names the holder.
+//   - The lock file is never removed and never truncated. After locking, the device
+//     and inode of what was locked are compared with those the path names, so that
+//     processes agree on one file even when someone has replaced it.
+//   - A file that is not a lock file is refused, and not a byte of it is changed.
+//
+// # Order
+//
+// On Linux waiters queue: the lock goes to waiters in the order in which their
+// Files joined the queue, across processes. A File is in the queue once, on behalf
+// of its first waiter, and serves its own waiters in the order in which they came;
+// so a process with a hundred waiting goroutines gets no more turns than one with
+// a single one. Shared locks queue with the exclusive ones, and are granted
+// together when nothing exclusive is between them: a stream of readers does not
+// starve a writer, nor the reverse. The queue is a matter of politeness only.
+// Exclusion does not depend on it, and a damaged queue puts itself right.
+//
+// Elsewhere the order is the kernel's, which promises none; there a stream of
+// readers in other processes can keep a writer waiting.
+//
+// # What is not guaranteed
+//
+//   - The lock is advisory: it excludes those who ask for it.
+//   - A process that is suspended (SIGSTOP) while it holds the lock, or when its
+//     turn comes, holds everyone up until it continues or ends.
+//   - If the file is deleted or replaced while the lock is held, those who come
+//     later lock the new file, and there are two holders. [Lock.Check] tells.
+//   - On a network file system the lock is as good as the server and the mount
+//     options make it: with NFS "nolock" or "local_lock=all" it is silently
+//     confined to one machine, and a lease can be lost while the holder sleeps.
+//     What is said about dying processes then holds for dying machines only
+//     after the server has noticed.
+//   - A child process does not inherit a lock across exec. A fork without exec
+//     (not possible from Go alone) shares it, and the lock is then held until both
+//     have ended or released it.
+//   - Locks are not reentrant: a goroutine that locks twice waits for itself, and
+//     there is no upgrade from shared to exclusive.
+//
+// # Platforms
+//
+//	system               mechanism                    order   Holder after a death
+//	Linux 3.15 or later  open-file-description locks  FIFO    nobody
+//	macOS                flock(2)                     kernel  may name the dead process
+//	others               does not compile
+//
+// The mechanisms do not exclude one another, so the file says which one it is used
+// with, and a process that would use another gets [ErrIncompatible].
+//
+// On Linux a program that locks the whole file with fcntl(2) locks, such as
+// flock(1) with --fcntl, excludes the users of this package and is excluded by
+// them. It is not in the queue, and gets the lock when nobody is waiting.
+//
+// # Compatibility
+//
+// The layout of the file carries a version. A later version of this package that
+// needs another layout will not lock a file of this version by a means that this
+// version does not respect, and this version refuses a later layout.
+package lockfile
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"sync"
+
+	_ "github.com/recordstore/recordstore/internal/platform" // refuses systems without these locks
+)
+
+var (
+	// ErrLocked is reported, within a [HeldError], when the lock could not be had
+	// because someone else has it or is before us.
+	ErrLocked = errors.New("locked by another user")
+
+	// ErrReleased is reported by the methods of a [Lock] after Unlock.
+	ErrReleased = errors.New("lock already released")
+
+	// ErrReplaced is reported by [Lock.Check] when the path no longer names the
+	// file that is locked.
+	ErrReplaced = errors.New("lock file was deleted or replaced")
+
+	// ErrNotLockFile is reported when a file has contents that this package did not
+	// write.
+	ErrNotLockFile = errors.New("not a lock file")
+
+	// ErrIncompatible is reported when a lock file is in use with a later version
+	// of this package, or with a mechanism that this system does not use.
+	ErrIncompatible = errors.New("incompatible lock file")
+
+	// ErrCorrupt is reported by ReadData when the application's bytes do not match
+	// their checksum.
+	ErrCorrupt = errors.New("corrupt data in lock file")
+)
+
+// errBusy is what the mechanisms return when a lock is not to be had at once.
+var errBusy = errors.New("busy")
+
+// MaxData is the number of bytes that [Lock.WriteData] can store.
+const MaxData = 256
+
+// A HeldError is reported when a lock was not available: at once to those who
+// try, and to those who wait when their context ends.
+type HeldError struct {
+	Path   string
+	Holder Holder // who held it when the error was made, if Known
+	Known  bool   // false if it was held shared, or was just changing hands
+	Err    error  // the context's error if a wait ended; nil if it was only a try
+}
+
+// Error names the lock file and, if it is known, the holder.
+func (e *HeldError) Error() string {
+	s := "lock " + e.Path + " is held"
+	if e.Known {
+		s += " by " + e.Holder.String()
+	}
+	if e.Err != nil {
+		s += ": " + e.Err.Error()
+	}
+	return s
+}
+
+// Unwrap returns [ErrLocked] and e.Err.
+func (e *HeldError) Unwrap() []error {
+	if e.Err == nil {
+		return []error{ErrLocked}
+	}
+	return []error{ErrLocked, e.Err}
+}
+
+// Options says how [Open] opens a lock file. The zero value, and nil, mean the
+// defaults.
+type Options struct {
+	// Mode is the permission bits of the file if Open creates it, before the
+	// umask. Who is to take the lock needs read and write permission; who is only
+	// to see who holds it needs read permission. The default is 0o666.
+	Mode fs.FileMode
+
+	// NoCreate makes a missing file an error that wraps fs.ErrNotExist.
+	NoCreate bool
+}
+
+// A File is an open lock file, from which locks are obtained.
+//
+// A File may be used by many goroutines at once. They exclude each other as
+// processes do, whether they share a File or open the path twice. Handing a lock
+// over through one File orders memory as a mutex does; two Files in a process
+// exclude each other, but the race detector cannot see that they do.
+//
+// A File keeps two or three file descriptors, none of which a child process
+// inherits, and one more for each group of shared locks that it holds at a time.
+// A process that ends without closing it leaves nothing behind but the file.
+type File struct {
+	name     string // as given to Open
+	path     string // absolute, so that os.Chdir does not change what is compared
+	mode     fs.FileMode
+	noCreate bool
+
+	looking sync.Mutex // at most one waiter at a time finds out who holds the lock
+
+	mu           sync.Mutex // protects what follows, and is never held in a call that waits for a lock
+	closed       bool
+	waiters      list.List // of *waiter, in order of arrival
+	acquiring    bool      // the acquirer is running; it is whenever there are waiters
+	parked       *handle   // what the acquirer is blocked on, if it is
+	parkedShared bool      // what for
+	joinable     *handle   // locked shared; further shared locks may join
+	spare        []*handle // open and not locked
+}
+
+// Open opens the lock file at path, and creates it if it is missing. An existing
+// empty file is adopted. Nothing is locked yet, and Open does not wait for those
+// who have the lock.
+//
+// Open refuses with an error symbolic links and everything else that is not a
+// regular file, files that this package did not write ([ErrNotLockFile]), and lock
+// files in use with a mechanism or format that this system does not use
+// ([ErrIncompatible]). The directory must exist. In a directory on which it has
+// no write permission Open opens a file that is there. Other errors are those of
+// the operating system, as *fs.PathError.
+func Open(path string, opts *Options) (*File, error) {
+	if opts == nil {
+		opts = &Options{}
+	}
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	f := &File{name: path, path: abs, mode: opts.Mode.Perm(), noCreate: opts.NoCreate}
+	if opts.Mode == 0 {
+		f.mode = 0o666
+	}
+	h, err := f.open()
+	if err != nil {
+		return nil, err
+	}
+	f.spare = append(f.spare, h)
+	return f, nil
+}
+
+// Name returns the path as it was given to [Open].
+func (f *File) Name() string { return f.name }
+
+// Lock takes the lock exclusively. It waits until the lock is free or ctx is done.
+//
+// While the lock is held, others can see the process and what it says it holds
+// the lock for: purpose, of which the first 256 bytes are kept.
+//
+// When ctx ends the wait, Lock returns a *[HeldError] that wraps the context's
+// error and [ErrLocked] and names the holder. When the File is closed meanwhile
+// the error wraps fs.ErrClosed. If the lock file is found to be deleted or
+// replaced, Lock opens the path anew, as [Open] did, and waits for that; a missing
+// directory is an error. The operating system's errors are *fs.PathError.
+func (f *File) Lock(ctx context.Context, purpose string) (*Lock, error) {
+	return f.lock(ctx, false, purpose)
+}
+
+// RLock takes the lock shared, together with others who do. In all else it is like
+// [File.Lock], except that holders of a shared lock are not recorded, and purpose
+// is of no consequence yet.
+func (f *File) RLock(ctx context.Context, purpose string) (*Lock, error) {
+	return f.lock(ctx, true, purpose)
+}
+
+// TryLock takes the lock exclusively if it is free and nobody is waiting for it,
+// and otherwise returns a *[HeldError].
+//
+// TryLock does not wait for anyone's work. When it finds the lock changing hands
+// it does wait, for a few milliseconds at most, to see who has it.
+func (f *File) TryLock(purpose string) (*Lock, error) {
+	return f.try(false, purpose)
+}
+
+// TryRLock takes the lock shared if it is not held exclusively and nobody is
+// waiting for it, and is otherwise like [File.TryLock].
+func (f *File) TryRLock(purpose string) (*Lock, error) {
+	return f.try(true, purpose)
+}
+
+// Holder reports who holds the lock exclusively. The result is false if nobody
+// does, or if the holder is not recorded, or not yet. It neither takes nor delays
+// the lock, and is out of date as soon as it returns.
+//
+// With flock(2) there is no way to ask whether a lock is held without taking it:
+// there Holder reports what the file says, and may name a process that has died.
+func (f *File) Holder() (Holder, bool, error) {
+	if err := f.checkOpen("inspect"); err != nil {
+		return Holder{}, false, err
+	}
+	return Inspect(f.path)
+}
+
+// Inspect is like [File.Holder] for a process that may have no permission to
+// write, and so cannot open the lock file. A missing file is an error that wraps
+// fs.ErrNotExist.
+func Inspect(path string) (Holder, bool, error) {
+	s, err := look(path)
+	return s.holder, s.known, err
+}
+
+// ReadData returns the bytes that [Lock.WriteData] stored last, and nil if there
+// are none. It needs no lock. The bytes returned were stored together.
+//
+// If they do not match their checksum, as may happen when the machine lost power,
+// the error wraps [ErrCorrupt].
+func (f *File) ReadData() ([]byte, error) {
+	if err := f.checkOpen("read"); err != nil {
+		return nil, err
+	}
+	return ReadData(f.path)
+}
+
+// ReadData is like [File.ReadData] for a process that may have no permission to
+// write, and so cannot open the lock file. A missing file is an error that wraps
+// fs.ErrNotExist.
+func ReadData(path string) ([]byte, error) {
+	return readData(path)
+}
+
+// Close closes the File. Waiters return at once with an error that wraps
+// fs.ErrClosed, as does every method called later, a second Close among them.
+// Locks that were obtained from the File stay held, and usable, until they are
+// unlocked.
+func (f *File) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return f.error("close", fs.ErrClosed)
+	}
+	f.closed = true
+	f.dismissLocked(f.error("lock", fs.ErrClosed))
+	var err error
+	for _, h := range f.spare {
+		if e := h.close(); err == nil && e != nil {
+			err = f.error("close", e)
+		}
+	}
+	f.spare = nil
+	return err
+}
+
+func (f *File) checkOpen(op string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return f.error(op, fs.ErrClosed)
+	}
+	return nil
+}
+
+func (f *File) error(op string, err error) error {
+	return &fs.PathError{Op: op, Path: f.name, Err: err}
+}
+
+// A Lock is a lock that is held, until Unlock is called or the process ends. It is
+// not released when it becomes unreachable.
+//
+// A Lock may be used by several goroutines at once, and unlocked by another than
+// the one that obtained it.
+type Lock struct {
+	f      *File
+	shared bool
+
+	mu sync.Mutex
+	h  *handle // nil when released
+}
+
+// newLock makes the holder known.
+func (f *File) newLock(h *handle, shared bool, purpose string) *Lock {
+	if !shared {
+		h.announce(purpose)
+	}
+	return &Lock{f: f, h: h, shared: shared}
+}
+
+// Unlock releases the lock. It does so once: every further call changes nothing
+// and returns an error that wraps [ErrReleased]. After any other error the lock
+// is released nevertheless.
+func (l *Lock) Unlock() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.h == nil {
+		return l.f.error("unlock", ErrReleased)
+	}
+	h := l.h
+	l.h = nil
+	if !l.shared {
+		h.withdraw()
+	}
+	if err := l.f.release(h); err != nil {
+		return l.f.error("unlock", err)
+	}
+	return nil
+}
+
+// Check reports whether the path still names the file that is locked, by device
+// and inode. If it does not, the error wraps [ErrReplaced], and another process
+// may by now hold the lock on the new file.
+func (l *Lock) Check() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.h == nil {
+		return l.f.error("check", ErrReleased)
+	}
+	same, err := l.h.named(l.f.path)
+	if err == nil && !same {
+		err = ErrReplaced
+	}
+	if err != nil {
+		return l.f.error("check", err)
+	}
+	return nil
+}
+
+// Stat describes the locked file, which need not be the one that the path names
+// now: see [Lock.Check].
+func (l *Lock) Stat() (fs.FileInfo, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.h == nil {
+		return nil, l.f.error("stat", ErrReleased)
+	}
+	return l.h.stat(l.f.name)
+}
+
+// WriteData stores p, at most [MaxData] bytes that belong to the application, in
+// the lock file, in place of what was there. It needs an exclusive lock.
+//
+// The bytes outlive the lock and the process. A process that is killed in
+// WriteData leaves the old bytes or the new ones. WriteData does not flush: after
+// a loss of power there may be either, or none, or a checksum that does not match.
+func (l *Lock) WriteData(p []byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.h == nil:
+		return l.f.error("write", ErrReleased)
+	case l.shared:
+		return l.f.error("write", errors.New("the lock is shared"))
+	case len(p) > MaxData:
+		return l.f.error("write", fmt.Errorf("%d bytes of data, of at most %d", len(p), MaxData))
+	}
+	if err := l.h.writeAt(encodeData(p), dataOffset); err != nil {
+		return l.f.error("write", err)
+	}
+	return nil
+}

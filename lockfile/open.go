@@ -1,0 +1,300 @@
+//go:build unix
+
+package lockfile
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A handle is an open file description of the lock file: what the kernel takes
+// for the owner of a lock. The mechanisms add the locking.
+type handle struct {
+	fd       int
+	dev, ino uint64 // of the open file
+	place    place  // in the queue, where there is one; protected by File.mu once the handle is parked
+	users    int    // Locks that share it; protected by File.mu
+}
+
+// open opens the lock file, and creates it if it may. The file is one of ours when
+// it returns.
+func (f *File) open() (*handle, error) {
+	fd, err := f.openOrCreate()
+	if err != nil {
+		return nil, f.openError(err)
+	}
+	h := &handle{fd: fd}
+	b, err := h.identify()
+	if err == nil {
+		var adopt bool
+		if adopt, err = checkHeader(b); adopt {
+			// Others may be doing the same, and write the same bytes.
+			err = h.writeAt(encodeHeader(), 0)
+		}
+	}
+	if err != nil {
+		h.close()
+		return nil, f.error("open", err)
+	}
+	return h, nil
+}
+
+// openOrCreate creates only what it has not found: where fs.protected_regular is
+// set, O_CREAT on an existing file fails in sticky directories like /tmp, for root
+// too.
+func (f *File) openOrCreate() (int, error) {
+	for {
+		fd, err := openFile(f.path, unix.O_RDWR, 0)
+		if !errors.Is(err, fs.ErrNotExist) || f.noCreate {
+			return fd, err
+		}
+		fd, err = openFile(f.path, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, uint32(f.mode))
+		if !errors.Is(err, fs.ErrExist) {
+			return fd, err
+		}
+		// Someone else has created it; or it is a symbolic link to nothing, and
+		// the first open said that it is a link, not that it does not exist.
+	}
+}
+
+// openFile does not follow a link at the end of the path, and does not hang on a
+// FIFO.
+func openFile(path string, flags int, mode uint32) (int, error) {
+	var fd int
+	err := ignoringEINTR(func() (err error) {
+		fd, err = unix.Open(path, flags|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, mode)
+		return err
+	})
+	return fd, err
+}
+
+// openError says of a file that cannot be opened what is the matter with it.
+func (f *File) openError(err error) error {
+	fi, statErr := os.Lstat(f.path)
+	switch {
+	case statErr != nil:
+	case !fi.Mode().IsRegular():
+		err = notRegular(fi.Mode())
+	case errors.Is(err, fs.ErrPermission):
+		var owner string
+		if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+			owner = fmt.Sprintf("belongs to user %d and group %d and ", st.Uid, st.Gid)
+		}
+		err = fmt.Errorf("%w: it %shas mode %v; to lock it one needs permission to read and write, which its owner can give with chmod",
+			err, owner, fi.Mode())
+	}
+	return f.error("open", err)
+}
+
+func notRegular(m fs.FileMode) error {
+	kind := "not a regular file"
+	switch m.Type() {
+	case fs.ModeSymlink:
+		kind = "a symbolic link"
+	case fs.ModeDir:
+		kind = "a directory"
+	}
+	return fmt.Errorf("%w: it is %s", ErrNotLockFile, kind)
+}
+
+// identify finds out which file has been opened, and returns its contents: of a file
+// that is too long to be ours, one byte too many.
+func (h *handle) identify() ([]byte, error) {
+	var st unix.Stat_t
+	if err := ignoringEINTR(func() error { return unix.Fstat(h.fd, &st) }); err != nil {
+		return nil, err
+	}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+	case unix.S_IFDIR:
+		return nil, notRegular(fs.ModeDir)
+	default:
+		return nil, notRegular(fs.ModeIrregular)
+	}
+	h.dev, h.ino = uint64(st.Dev), uint64(st.Ino)
+	b := make([]byte, fileSize+1)
+	for n := 0; ; {
+		m, err := h.readAt(b[n:], int64(n))
+		if err != nil {
+			return nil, err
+		}
+		if n += m; m == 0 {
+			return b[:n], nil
+		}
+	}
+}
+
+func (h *handle) readAt(b []byte, off int64) (n int, err error) {
+	err = ignoringEINTR(func() error {
+		n, err = unix.Pread(h.fd, b, off)
+		return err
+	})
+	return n, err
+}
+
+func (h *handle) writeAt(b []byte, off int64) error {
+	var n int
+	err := ignoringEINTR(func() (err error) {
+		n, err = unix.Pwrite(h.fd, b, off)
+		return err
+	})
+	if err == nil && n < len(b) {
+		err = unix.ENOSPC
+	}
+	return err
+}
+
+// named reports whether path names the file that h has open. Since that is open,
+// its inode number cannot have been given to another.
+func (h *handle) named(path string) (bool, error) {
+	var st unix.Stat_t
+	err := ignoringEINTR(func() error { return unix.Lstat(path, &st) })
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && uint64(st.Dev) == h.dev && uint64(st.Ino) == h.ino, err
+}
+
+func (h *handle) stat(name string) (fs.FileInfo, error) {
+	// An os.File closes its descriptor, so it gets one of its own. Closing that
+	// releases nothing: the locks belong to the description.
+	fd, err := unix.FcntlInt(uintptr(h.fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, &fs.PathError{Op: "stat", Path: name, Err: err}
+	}
+	file := os.NewFile(uintptr(fd), name)
+	defer file.Close()
+	return file.Stat()
+}
+
+// close releases what h has locked.
+func (h *handle) close() error { return unix.Close(h.fd) }
+
+// announce records that this process holds the lock. The record is a courtesy, and
+// failing to write it, on a full disk perhaps, no reason not to lock.
+func (h *handle) announce(purpose string) {
+	who := self()
+	who.Purpose, who.Since = purpose, time.Now()
+	_ = h.writeAt(encodeHolder(who), holderOffset)
+}
+
+// withdraw clears the record. Without its magic it counts for nothing.
+func (h *handle) withdraw() {
+	_ = h.writeAt(make([]byte, len(holderMagic)), holderOffset)
+}
+
+// status is what can be seen of a lock from outside.
+type status struct {
+	holder  Holder
+	known   bool
+	settled bool // the lock is held and not just changing hands; never false where it cannot be told
+}
+
+// lockState is what the mechanism sees of it.
+type lockState int
+
+const (
+	lockFree lockState = iota
+	lockShared
+	lockExclusive // or someone is just taking it
+	lockSettled   // exclusive, and not just being taken; or that cannot be told
+)
+
+// look neither takes the lock nor needs permission to write.
+func look(path string) (status, error) {
+	h, b, err := openRead("inspect", path)
+	if err != nil {
+		return status{}, err
+	}
+	defer h.close()
+	st, err := h.probe()
+	if err != nil {
+		return status{}, &fs.PathError{Op: "inspect", Path: path, Err: err}
+	}
+	var s status
+	if st != lockFree && st != lockShared {
+		s.holder, s.known = decodeHolder(b[holderOffset:][:holderSize])
+	}
+	s.settled = s.known || st == lockShared || st == lockSettled
+	return s, nil
+}
+
+func readData(path string) ([]byte, error) {
+	h, b, err := openRead("read", path)
+	if err != nil {
+		return nil, err
+	}
+	defer h.close()
+	for {
+		region := b[dataOffset:][:dataSize]
+		data, err := decodeData(region)
+		if err == nil {
+			return data, nil
+		}
+		// A read may see half of a write. What it sees twice is in the file.
+		again := make([]byte, dataSize)
+		if _, readErr := h.readAt(again, dataOffset); readErr != nil {
+			err = readErr
+		} else if !bytes.Equal(region, again) {
+			copy(region, again)
+			continue
+		}
+		return nil, &fs.PathError{Op: "read", Path: path, Err: err}
+	}
+}
+
+// openRead opens a lock file for reading and returns its contents, filled up with
+// zeros.
+func openRead(op, path string) (*handle, []byte, error) {
+	fail := func(err error) (*handle, []byte, error) {
+		return nil, nil, &fs.PathError{Op: op, Path: path, Err: err}
+	}
+	fd, err := openFile(path, unix.O_RDONLY, 0)
+	if err != nil {
+		if fi, statErr := os.Lstat(path); statErr == nil && !fi.Mode().IsRegular() {
+			err = notRegular(fi.Mode())
+		}
+		return fail(err)
+	}
+	h := &handle{fd: fd}
+	b, err := h.identify()
+	if err == nil {
+		_, err = checkHeader(b)
+	}
+	if err != nil {
+		h.close()
+		return fail(err)
+	}
+	return h, append(b, make([]byte, fileSize)...)[:fileSize], nil
+}
+
+// lockError adds to an error of the operating system what was being done.
+func (f *File) lockError(err error) error {
+	switch {
+	case err == errBusy:
+		return err
+	case errors.Is(err, unix.ENOLCK), errors.Is(err, unix.ENOTSUP),
+		errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOSYS):
+		err = fmt.Errorf("the file system does not support locks, or its lock service is out of reach: %w", err)
+	case errors.Is(err, unix.EINVAL):
+		err = fmt.Errorf("the system does not support locks of this kind: %w", err)
+	}
+	return f.error("lock", err)
+}
+
+// ignoringEINTR calls fn until it is not interrupted: on FUSE and CIFS system calls
+// are, even when signals are handled with SA_RESTART.
+func ignoringEINTR(fn func() error) error {
+	for {
+		if err := fn(); err != unix.EINTR {
+			return err
+		}
+	}
+}
