@@ -1,0 +1,130 @@
+package main
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"recordctl": main, "hold": hold})
+}
+
+// hold is a command for scripts: it says through the FIFO ready that it runs,
+// waits until the FIFO go is written to, and prints its arguments. With -term as
+// the first it takes no notice of SIGTERM. A script that fails interrupts it.
+func hold() {
+	args := os.Args[1:]
+	if len(args) > 0 && args[0] == "-term" {
+		signal.Ignore(syscall.SIGTERM)
+		args = args[1:]
+	}
+	if err := os.WriteFile("ready", []byte("running\n"), 0); err != nil {
+		log.Fatal(err)
+	}
+	if _, err := os.ReadFile("go"); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(strings.Join(args, " "))
+}
+
+// TestScripts runs the scripts of testdata/script. Each runs the command in
+// real processes, by way of this test binary.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			// Nothing of who runs the tests may name a store.
+			for _, name := range []string{storeEnv, updatingEnv, lockedEnv} {
+				env.Setenv(name, "")
+			}
+			return nil
+		},
+		Condition: func(cond string) (bool, error) {
+			if cond == "root" {
+				return os.Getuid() == 0, nil
+			}
+			return false, fmt.Errorf("unknown condition %q", cond)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits":       scriptExits,
+			"fingerprint": scriptFingerprint,
+		},
+	})
+}
+
+// scriptExits is "exits STATUS PROGRAM [ARG]...": the program must end with
+// exactly that status, and print nothing on standard output if it is not 0.
+// With "+out" after the status it may.
+func scriptExits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits STATUS [+out] PROGRAM [ARG]...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	args, output := args[1:], args[1] == "+out"
+	if output {
+		args = args[1:]
+	}
+	got := 0
+	if err := ts.Exec(args[0], args[1:]...); err != nil {
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) {
+			ts.Fatalf("%v", err)
+		}
+		got = exit.ExitCode()
+	}
+	if got != want {
+		ts.Fatalf("exit status: got %d, want %d", got, want)
+	}
+	if stdout := ts.ReadFile("stdout"); got != 0 && !output && stdout != "" {
+		ts.Fatalf("a failed command printed %q", stdout)
+	}
+}
+
+// scriptFingerprint is "fingerprint DIR FILE": FILE gets a line for DIR and
+// each file in it that no change leaves the same: a changed byte, permission or
+// name, a file that came and went.
+func scriptFingerprint(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: fingerprint DIR FILE")
+	}
+	dir := ts.MkAbs(args[0])
+	var lines []string
+	ts.Check(filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		var sum [sha256.Size]byte
+		if info.Mode().IsRegular() {
+			data, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			sum = sha256.Sum256(data)
+		}
+		lines = append(lines, fmt.Sprintf("%s %v %d %d %x", path, info.Mode(), info.Size(), info.ModTime().UnixNano(), sum))
+		return nil
+	}))
+	slices.Sort(lines)
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(strings.Join(lines, "\n")+"\n"), 0o666))
+}

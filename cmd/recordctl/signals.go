@@ -1,0 +1,53 @@
+package main
+
+import (
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// signals calls a function for the first signal that asks the process to end.
+// The next one ends it at once, as without us: a store survives that, but the
+// answer whether a change was made is lost.
+type signals struct {
+	ch   chan os.Signal
+	done chan struct{}
+}
+
+// endingSignals are the signals that ask a process to end, less those that
+// whoever started us wants ignored, as nohup does.
+func endingSignals() []os.Signal {
+	var list []os.Signal
+	for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT} {
+		if !signal.Ignored(sig) {
+			list = append(list, sig)
+		}
+	}
+	return list
+}
+
+func catchSignals(caught func(signalError)) *signals {
+	s := &signals{ch: make(chan os.Signal, 1), done: make(chan struct{})}
+	if list := endingSignals(); len(list) > 0 { // none would mean all
+		signal.Notify(s.ch, list...)
+	}
+	go func() {
+		select {
+		case sig := <-s.ch:
+			signal.Stop(s.ch)
+			caught(signalError{sig.(syscall.Signal)})
+		case <-s.done:
+		}
+	}()
+	return s
+}
+
+// stop gives the signals back their ordinary effect.
+func (s *signals) stop() {
+	signal.Stop(s.ch)
+	select {
+	case <-s.done:
+	default:
+		close(s.done)
+	}
+}

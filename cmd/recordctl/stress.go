@@ -1,0 +1,217 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/recordstore/recordstore/internal/stress"
+)
+
+// stressFlags are those of the verb that do not go into the Config as they
+// are.
+type stressFlags struct {
+	stress.Config
+	judge  bool
+	report string
+}
+
+func newStressCmd() *cobra.Command {
+	var f stressFlags
+	cmd := &cobra.Command{
+		Use:   "stress",
+		Short: "Run 100 processes on one store, kill some, and count what is lost",
+		Long: `Stress starts many processes, writers and readers, on a store of its own. First
+each of them waits a random time, and then a writer saves one record, and a
+reader reads. Then, for --duration, all writers change shared counters and
+records of their own as fast as they can, readers check every snapshot, and
+some of the processes are killed with SIGKILL at random moments and replaced.
+
+Every process notes what it is about to do and what it was told. A judge reads
+that and the records that are there in the end: each acknowledged update must
+be there, once, and nothing that nobody attempted. Faults are of these kinds:
+
+  lost      acknowledged, and not there, or overwritten by one that did not see it
+  twice     there more often than attempted, or won by two where one can win
+  foreign   there, and nobody attempted it, or it was answered "not done"
+  torn      a record or a state that is not whole
+  back      a revision given twice, or one that went back
+  stale     a snapshot without what was acknowledged before it was taken
+  damaged   a file of the store
+
+Without --store the store is temporary, and is removed unless there is a fault.
+The directory decides what is measured: name one on the disk that you mean.
+RECORDCTL_STORE is not used, and a store that holds anything but what an
+earlier run left is refused. --timeout is that of each operation (default 10s);
+operations that time out are counted, and are no faults.
+
+That the judge notes a fault is shown by --protocol naive. It locks the data
+file itself and replaces it by rename, as many do, and loses records.
+
+Several machines can take part in one run: each gets the same --store, --seed
+and --machines, its own --machine, and a --history directory. When all have
+ended, bring the histories together below one directory, and let --judge read
+them.
+
+Exit status: 0 if nothing is lost or otherwise at fault, 1 if something is or if
+a process failed. An interrupt ends the run early, and what there is is judged.`,
+		Example: `  recordctl stress
+  recordctl stress --duration 30s --store /mnt/disk/stress
+  recordctl stress --protocol naive
+  recordctl stress --store /nfs/s --history h1 --seed 7 --machines 2 --machine 1
+  recordctl stress --store /nfs/s --history histories --judge`,
+		Args:              arguments(),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+	}
+	flags := cmd.Flags()
+	flags.SortFlags = false
+	flags.IntVar(&f.Writers, "writers", 50, "`number` of processes that write")
+	flags.IntVar(&f.Readers, "readers", 50, "`number` of processes that read")
+	flags.DurationVar(&f.Duration, "duration", 10*time.Second, "`time` of the hard form; 0 leaves it out")
+	flags.DurationVar(&f.QuestionWait, "wait", time.Second, "longest random `time` to wait in the first form; 0 leaves it out")
+	flags.Float64Var(&f.KillShare, "kill", 0.2, "`share` of the processes that may be killed; 0: nobody is")
+	flags.DurationVar(&f.KillEvery, "kill-every", 200*time.Millisecond, "mean `time` between two kills")
+	flags.IntVar(&f.Threads, "threads", 4, "`number` of goroutines in every tenth writer; the others have one")
+	flags.DurationVar(&f.ReadPause, "read-pause", 50*time.Millisecond, "mean `time` between two reads of a reader")
+	flags.Uint64Var(&f.Seed, "seed", 0, "`number` that determines what is random (default: a new one, which is printed)")
+	flags.StringVar(&f.Protocol, "protocol", stress.ProtocolStore, "`name` of how to keep the records: "+stress.ProtocolStore+" or "+stress.ProtocolNaive)
+	flags.BoolVar(&f.Network, "network", false, "take the careful path of network file systems wherever the store is")
+	flags.BoolVar(&f.Keep, "keep", false, "keep temporary directories")
+	flags.StringVar(&f.report, "report", "", "write the result as JSON to this `file` too")
+	flags.StringVar(&f.History, "history", "", "`directory` for what the processes note (default: a temporary one)")
+	flags.IntVar(&f.Machines, "machines", 1, "`number` of machines that take part")
+	flags.IntVar(&f.Machine, "machine", 1, "`number` of this machine among them, from 1")
+	flags.BoolVar(&f.judge, "judge", false, "run nothing; judge the histories below --history against --store")
+	_ = cmd.RegisterFlagCompletionFunc("protocol", cobra.FixedCompletions(
+		[]string{stress.ProtocolStore, stress.ProtocolNaive}, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
+	return cmd
+}
+
+func (f *stressFlags) run(cmd *cobra.Command) error {
+	if err := f.fromRoot(cmd); err != nil {
+		return err
+	}
+	var sig signalError
+	ctx, cancel := context.WithCancelCause(cmd.Context())
+	defer cancel(nil)
+	sigs := catchSignals(func(err signalError) { cancel(err) })
+	defer sigs.stop()
+
+	var r stress.Result
+	var err error
+	if f.judge {
+		r, err = stress.Judge(ctx, f.History, f.Store)
+	} else {
+		progress, clear := progressLine(cmd.ErrOrStderr())
+		r, err = stress.Run(ctx, f.Config, progress)
+		clear()
+	}
+	if err != nil {
+		return asFailure(err)
+	}
+	if err := f.print(cmd, r); err != nil {
+		return asFailure(err)
+	}
+	switch {
+	case !r.OK():
+		return fail(exitNo, "", "%s", r.Verdict())
+	case errors.As(context.Cause(ctx), &sig):
+		return fail(exitSignal+int(sig.sig), "", "%w; what had been done until then is not at fault", sig)
+	}
+	return nil
+}
+
+// fromRoot takes over the flags that all verbs have, and checks what the
+// Config cannot.
+func (f *stressFlags) fromRoot(cmd *cobra.Command) (err error) {
+	flags := cmd.Flags()
+	// Not the environment's store: it holds somebody's records.
+	if f.Store, err = flags.GetString("store"); err != nil {
+		return asFailure(err)
+	}
+	if f.Timeout, err = flags.GetDuration("timeout"); err != nil {
+		return asFailure(err)
+	}
+	if flags.Changed("seed") && f.Seed == 0 {
+		return usagef("", "--seed 0 is not a seed; begin with 1")
+	}
+	several := f.Machines > 1
+	switch {
+	case f.judge && (f.Store == "" || f.History == ""):
+		return usagef("", "--judge needs --store and --history")
+	case several && !flags.Changed("seed") && !f.judge:
+		return usagef("give all machines the same --seed", "a run on several machines needs --seed")
+	case f.Seed == 0:
+		f.Seed = uint64(rand.Uint32()) + 1
+	}
+	if !f.judge {
+		if err := f.Check(); err != nil {
+			return usagef("recordctl stress --help explains the flags", "stress: %w", err)
+		}
+	}
+	return nil
+}
+
+// print prints the result as the flags say.
+func (f *stressFlags) print(cmd *cobra.Command, r stress.Result) error {
+	content, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	content = append(content, '\n')
+	if f.report != "" {
+		if err := os.WriteFile(f.report, content, 0o666); err != nil {
+			return err
+		}
+	}
+	out := cmd.OutOrStdout()
+	asJSON, err := cmd.Flags().GetBool("json")
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		_, err := out.Write(content)
+		return err
+	}
+	if err := r.Print(out); err != nil || !r.OK() {
+		return err // a verdict that is not ok goes to standard error
+	}
+	_, err = fmt.Fprintln(out, r.Verdict())
+	return err
+}
+
+// progressLine returns a function that rewrites one line of a terminal, and
+// one that clears it. For anything but a terminal they are nil and do nothing.
+func progressLine(w io.Writer) (show func(stress.Progress), clear func()) {
+	if !isTerminal(w) {
+		return nil, func() {}
+	}
+	var last stress.Progress
+	show = func(p stress.Progress) {
+		rate := float64(p.Commits-last.Commits) / max(p.Elapsed-last.Elapsed, 1).Seconds()
+		last = p
+		fmt.Fprintf(w, "\r%5.1f s  %d commits (%.0f/s)  %d reads  %d kills\x1b[K",
+			p.Elapsed.Seconds(), p.Commits, rate, p.Reads, p.Kills)
+	}
+	return show, func() { fmt.Fprint(w, "\r\x1b[K") }
+}
+
+// asFailure gives an error its exit status. The command line was understood.
+func asFailure(err error) error {
+	switch {
+	case errors.Is(err, stress.ErrTaken):
+		return fail(exitCantCreate, "without --store and --history temporary ones are used", "%w", err)
+	case errors.Is(err, stress.ErrNoHistory):
+		return fail(exitNoInput, "bring those of all machines together below one directory, and name it with --history", "%w", err)
+	}
+	d := describe(err)
+	return &d
+}
