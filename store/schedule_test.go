@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"slices"
 	"strconv"
 	"sync"
@@ -334,23 +333,8 @@ func (r *run) judge(int) error {
 	return errors.Join(errs...)
 }
 
-// schedules is how many schedules a test runs: RECORDSTORE_SCHEDULES, or n.
-func schedules(t *testing.T, n int) int {
-	if v := os.Getenv("RECORDSTORE_SCHEDULES"); v != "" {
-		m, err := strconv.Atoi(v)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return m
-	}
-	if testing.Short() {
-		return n / 10
-	}
-	return n
-}
-
 func TestSchedules(t *testing.T) {
-	for seed := range schedules(t, 300) {
+	for seed := range 200 * effort(t) {
 		if err := schedule(t, uint64(seed), false); err != nil {
 			t.Fatalf("schedule %d: %v", seed, err)
 		}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -180,4 +182,18 @@ func mustOpen(t testing.TB, dir string, opts *Options, sys system) *Store {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// effort is how much of a campaign to run: 1, or RECORDSTORE_EFFORT, which
+// .ci/run sets higher.
+func effort(t testing.TB) int {
+	v := os.Getenv("RECORDSTORE_EFFORT")
+	if v == "" {
+		return 1
+	}
+	n, err := strconv.Atoi(v)
+	if err != nil || n < 1 {
+		t.Fatalf("RECORDSTORE_EFFORT=%s: it must be a number from 1", v)
+	}
+	return n
 }

@@ -4,6 +4,8 @@ package boot
 import (
 	"crypto/sha256"
 	"sync"
+
+	_ "github.com/recordstore/recordstore/internal/platform" // refuses other operating systems
 )
 
 // An ID names one run of a machine, from its start to its power loss or
