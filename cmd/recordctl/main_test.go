@@ -53,6 +53,8 @@ func TestScripts(t *testing.T) {
 			for _, name := range []string{storeEnv, updatingEnv, lockedEnv} {
 				env.Setenv(name, "")
 			}
+			// Under -race each process would sleep a second before it ends.
+			env.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE"))
 			return nil
 		},
 		Condition: func(cond string) (bool, error) {
