@@ -38,11 +38,13 @@ type recorder struct {
 	m       *simMachine
 	creator bool // the store did not exist before
 
-	mu      sync.Mutex
-	now     moment
-	coming  Revision // of the update under way
-	moments []moment
-	waiting chan struct{} // closed while no call to Update is under way
+	mu        sync.Mutex
+	updating  bool  // by update, which does one thing at a time
+	violation error // of what before looks for
+	now       moment
+	coming    Revision // of the update under way
+	moments   []moment
+	waiting   chan struct{} // closed while no call to Update is under way
 }
 
 func record(m *simMachine, fsys func(*faultfs.Disk) *faultfs.Hooked) *recorder {
@@ -54,19 +56,34 @@ func record(m *simMachine, fsys func(*faultfs.Disk) *faultfs.Hooked) *recorder {
 }
 
 // before makes sure that an acknowledgement is on record before anything is
-// retired that may only be retired after it.
+// retired that may only be retired after it, and, in the scenario itself, that
+// there is none before the flush.
 func (r *recorder) before(op faultfs.Op) error {
-	if op.Kind == faultfs.OpRemove && strings.Contains(op.Path, manifestPrefix) {
-		r.mu.Lock()
-		idle := r.waiting
-		r.mu.Unlock()
+	r.mu.Lock()
+	idle, violated := r.waiting, r.violation != nil
+	r.mu.Unlock()
+	switch {
+	case violated:
+	case op.Kind == faultfs.OpRemove && strings.Contains(op.Path, manifestPrefix):
 		select {
 		case <-idle:
 		case <-time.After(10 * time.Second):
-			return errors.New("a manifest is being retired before the update is acknowledged")
+			r.violated(errors.New("a manifest is retired before the update is acknowledged"))
+		}
+	case op.Kind == faultfs.OpSync && r.creator && r.updating:
+		select {
+		case <-idle:
+			r.violated(errors.New("an update is acknowledged before its flush"))
+		case <-time.After(10 * time.Millisecond): // enough for an answer that was given
 		}
 	}
 	return nil
+}
+
+func (r *recorder) violated(err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.violation = err
 }
 
 func (r *recorder) after(op faultfs.Op, err error) error {
@@ -101,6 +118,7 @@ func (r *recorder) update(s *Store, key string) error {
 	r.mu.Lock()
 	r.now.begun = append(r.now.begun, key)
 	r.waiting = make(chan struct{})
+	r.updating = true
 	r.mu.Unlock()
 	_, err := applyUpdate(context.Background(), s, key, r.saw)
 	r.mu.Lock()
@@ -110,7 +128,10 @@ func (r *recorder) update(s *Store, key string) error {
 	close(r.waiting)
 	r.mu.Unlock()
 	settle(s)
-	return err
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.updating = false
+	return errors.Join(err, r.violation)
 }
 
 // saw notes the revision that an update will have once it is published.
@@ -166,6 +187,8 @@ func overlapping(r *recorder) error {
 		return err
 	}
 	defer b.Close()
+	release := sync.OnceFunc(func() { close(goOn) })
+	defer release()
 	r.mu.Lock()
 	r.now.begun = append(r.now.begun, "b/0")
 	r.mu.Unlock()
@@ -174,13 +197,17 @@ func overlapping(r *recorder) error {
 		_, err := applyUpdate(context.Background(), b, "b/0", r.saw)
 		done <- err
 	}()
-	<-published
+	select {
+	case <-published:
+	case err := <-done:
+		return fmt.Errorf("an update was answered (%v) and its file never flushed", err)
+	}
 	for i := range 3 {
 		if err := r.update(a, updateKey("a", i+1)); err != nil {
 			return err
 		}
 	}
-	close(goOn)
+	release()
 	if err := <-done; err != nil {
 		return err
 	}

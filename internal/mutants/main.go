@@ -1,0 +1,239 @@
+// Command mutants breaks the store on purpose, one safety step at a time, and
+// makes sure that a test notices:
+//
+//	go run ./internal/mutants            # all of them
+//	go run ./internal/mutants flush      # those whose names contain "flush"
+//
+// Each mutant replaces a piece of text in one file, by means of go test's
+// -overlay, so that the tree is not touched. A text that is no longer there
+// exactly once is an error: the list must keep up with the code.
+//
+// The exit status is 0 if every mutant was noticed.
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// A mutant is a store without one of its safety steps.
+type mutant struct {
+	name     string
+	file     string
+	old, new string
+	run      string // the tests that must notice, as a pattern for go test -run
+}
+
+const (
+	power     = "^TestPowerLoss$"
+	schedules = "^TestSchedules$"
+)
+
+var mutants = []mutant{
+	{
+		"flush: the file is not flushed", "store/update.go",
+		"if err := f.Sync(); err != nil {\n\t\t\treturn fmt.Errorf(\"%w: %w\", ErrNotDurable, err)", "if err := error(nil); err != nil {\n\t\t\treturn fmt.Errorf(\"%w: %w\", ErrNotDurable, err)", power,
+	},
+	{
+		"flush: the directory is not flushed", "store/update.go",
+		"if err := s.sys.fs.SyncDir(s.dir); err != nil {", "if err := error(nil); err != nil {", power,
+	},
+	{
+		"flush: the mark comes before it", "store/update.go",
+		"	f := st.file\n", "	f := st.file\n	_ = f.Chmod(0o444)\n", power,
+	},
+	{
+		"flush: answered before it", "store/update.go",
+		"err := s.flush(g.st)\n\t\tg.answer(err) // no answer before the flush", "g.answer(nil)\n\t\terr := s.flush(g.st)", power,
+	},
+	{
+		"flush: retired before it", "store/update.go",
+		"		err := s.flush(g.st)\n", "		s.retire(g.st)\n		err := s.flush(g.st)\n", power,
+	},
+	{
+		"flush: nothing published, nothing marked, and answered", "store/update.go",
+		"return err == nil && info.ID == base.id && info.Marked(), err", "return err == nil && info.ID == base.id, err", "^TestNothingToDoIsDurable$",
+	},
+	{
+		"network: the file is published before its flush", "store/publish.go",
+		"if err == nil && s.network.Load() {", "if false {", power,
+	},
+	{
+		"create: manifest 1 is not flushed", "store/create.go",
+		"if err := f.Sync(); err != nil {", "if err := error(nil); err != nil {", power,
+	},
+	{
+		"create: the parent directory is not flushed", "store/create.go",
+		"if err := s.sys.fs.SyncDir(filepath.Dir(s.dir)); err != nil {", "if filepath.Dir(s.dir) == \"\" {", power,
+	},
+	{
+		"create: its name is not flushed before it is built on", "store/create.go",
+		"if err := s.sys.fs.SyncDir(s.dir); err != nil {", "if err := error(nil); err != nil {", power,
+	},
+	{
+		"recover: no gap in the revisions", "store/update.go",
+		"h.firstRev += revisionGap", "", power,
+	},
+	{
+		"recover: the gap is not durable before it is built on", "store/update.go",
+		"return s.flush(st)\n}", "return nil\n}", power,
+	},
+	{
+		"recover: torn manifests are not skipped", "store/newest.go",
+		"damage = append(damage, err)\n\t\t\tcontinue", "return nil, err", power,
+	},
+	{
+		"recover: damage is taken for torn", "store/newest.go",
+		"	case info.Marked(), // it was flushed whole\n", "	case info.Marked() && false,\n", "^TestTornOrDamaged$",
+	},
+	{
+		"publish: a rename that replaces", "internal/vfs/os_linux.go",
+		"newName, unix.RENAME_NOREPLACE)", "newName, 0)", "^TestRenameNoReplace$",
+	},
+	{
+		"publish: a name that was taken is an error", "store/publish.go",
+		"errors.Is(err, fs.ErrExist) || errors.Is(err, fs.ErrNotExist)", "errors.Is(err, fs.ErrNotExist)", schedules,
+	},
+	{
+		"base check: left out", "store/publish.go",
+		"	if !s.network.Load() {\n\t\tif ok, err := s.holds(base); ok && err == nil {\n\t\t\treturn true, nil", "	if true {\n\t\tif true {\n\t\t\treturn true, nil", schedules,
+	},
+	{
+		"base check: by existence, not identity", "store/newest.go",
+		"return info.ID == st.id, nil", "return info.Size > 0, nil", "^TestBaseCheckIdentity$",
+	},
+	{
+		"base check: run again without asking the ancestors", "store/publish.go",
+		"		stands, err := s.contained(h)\n", "		stands, err := lineageNo, error(nil)\n", schedules,
+	},
+	{
+		"retire: in descending order", "store/retire.go",
+		"for _, seq := range seqs {", "slices.Reverse(seqs)\n\tfor _, seq := range seqs {\n\t\tif seq >= limit {\n\t\t\tcontinue\n\t\t}", schedules,
+	},
+	{
+		"retire: not below the marked manifest only", "store/retire.go",
+		"limit := marked.seq - min(marked.seq, uint64(s.sys.keep-1))", "limit := s.cur.Load().seq", schedules + "|" + power,
+	},
+	{
+		"newest: what is above is adopted without a look back", "store/newest.go",
+		"		ok, err := s.holds(st)\n\t\tif ok && err == nil && next.contains(st.self()) != lineageNo {", "		ok, err := true, error(nil)\n\t\tif ok && err == nil && next.contains(st.self()) != lineageNo {", schedules,
+	},
+	{
+		"newest: a listed manifest counts without its parent", "store/newest.go",
+		"return p.commit == parent.commit, nil", "return true, nil", schedules,
+	},
+	{
+		"newest: a listing is believed at once", "store/newest.go",
+		"		ok, err = s.settled(st, seqs[len(seqs)-1])", "		ok, err = true, nil", "^TestOrphanInListing$",
+	},
+	{
+		"update: who left is committed all the same", "store/update.go",
+		"if !r.move(ran, committing) && r.changed && r.isGone() {", "if !r.move(ran, committing) && r.changed && false {", "^TestLeave",
+	},
+	{
+		"update: no boot id in LOCK", "store/update.go",
+		"	s.recordPublisher(lock)\n", "", "^TestTornOrDamaged$",
+	},
+}
+
+// imports are added to the file of a mutant that needs them.
+var imports = map[string]string{"slices.Reverse": "slices"}
+
+func main() {
+	want := ""
+	if len(os.Args) > 1 {
+		want = os.Args[1]
+	}
+	dir, err := os.MkdirTemp("", "mutants")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "mutants:", err)
+		os.Exit(2)
+	}
+	defer os.RemoveAll(dir)
+	tw := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
+	noticed, failed := 0, 0
+	for _, m := range mutants {
+		if !strings.Contains(m.name, want) {
+			continue
+		}
+		start := time.Now()
+		by, err := m.try(dir)
+		switch {
+		case err != nil:
+			failed++
+			fmt.Fprintf(tw, "%s\tERROR\t%v\n", m.name, err)
+		case by == "":
+			failed++
+			fmt.Fprintf(tw, "%s\tNOT NOTICED\tby %s\n", m.name, m.run)
+		default:
+			noticed++
+			fmt.Fprintf(tw, "%s\tnoticed\tby %s in %.0f s\n", m.name, by, time.Since(start).Seconds())
+		}
+		tw.Flush()
+	}
+	fmt.Printf("%d mutants noticed, %d not\n", noticed, failed)
+	if failed > 0 {
+		os.RemoveAll(dir)
+		os.Exit(1)
+	}
+}
+
+// try runs the tests on the mutant and returns the name of the test that
+// failed, or "".
+func (m mutant) try(dir string) (string, error) {
+	src, err := os.ReadFile(m.file)
+	if err != nil {
+		return "", fmt.Errorf("%w (run it in the top directory)", err)
+	}
+	if n := strings.Count(string(src), m.old); n != 1 {
+		return "", fmt.Errorf("%s: the text to replace is there %d times, not once: %q", m.file, n, m.old)
+	}
+	text := strings.Replace(string(src), m.old, m.new, 1)
+	for word, path := range imports {
+		if strings.Contains(m.new, word) && !strings.Contains(string(src), `"`+path+`"`) {
+			text = strings.Replace(text, "import (\n", "import (\n\t\""+path+"\"\n", 1)
+		}
+	}
+	abs, err := filepath.Abs(m.file)
+	if err != nil {
+		return "", err
+	}
+	broken := filepath.Join(dir, "mutant.go")
+	if err := os.WriteFile(broken, []byte(text), 0o644); err != nil {
+		return "", err
+	}
+	overlay, err := json.Marshal(map[string]any{"Replace": map[string]string{abs: broken}})
+	if err != nil {
+		return "", err
+	}
+	list := filepath.Join(dir, "overlay.json")
+	if err := os.WriteFile(list, overlay, 0o644); err != nil {
+		return "", err
+	}
+	// Vet would refuse some mutants for being pointless.
+	out, err := exec.Command("go", "test", "-vet=off", "-overlay", list, "-run", m.run, "-timeout", "180s", "./"+filepath.Dir(m.file)).CombinedOutput()
+	if err == nil {
+		if strings.Contains(string(out), "no tests to run") {
+			return "", fmt.Errorf("no test matches %s", m.run)
+		}
+		return "", nil
+	}
+	if strings.Contains(string(out), "[build failed]") {
+		return "", fmt.Errorf("does not compile: %s", out)
+	}
+	for line := range strings.Lines(string(out)) {
+		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "--- FAIL: "); ok {
+			return strings.Fields(name)[0], nil
+		}
+	}
+	if strings.Contains(string(out), "panic: ") {
+		return "a panic", nil
+	}
+	return "", fmt.Errorf("go test: %w: %s", err, out)
+}

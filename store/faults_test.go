@@ -1,0 +1,162 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"syscall"
+	"testing"
+
+	"github.com/recordstore/recordstore/internal/vfs/faultfs"
+)
+
+// The fault campaign. Each operation of a scenario fails once: before it takes
+// effect, or after it, as on a network file system whose answer is lost. What
+// is reported must be true, and nothing else may be lost.
+
+// A faulty disk fails the n-th operation.
+type faulty struct {
+	mu    sync.Mutex
+	n     int
+	late  bool  // the operation takes effect all the same
+	err   error // nil: none fails
+	count int
+	hit   faultfs.Op
+}
+
+func (f *faulty) hooked(d *faultfs.Disk) *faultfs.Hooked {
+	h := &faultfs.Hooked{FS: d}
+	h.Before = func(op faultfs.Op) error {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.count++
+		if f.count == f.n {
+			f.hit = op
+			if !f.late {
+				return f.err
+			}
+		}
+		return nil
+	}
+	h.After = func(_ faultfs.Op, err error) error {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.late && f.count == f.n && err == nil {
+			f.count++ // once
+			return f.err
+		}
+		return err
+	}
+	return h
+}
+
+// faultRun opens a store and updates it while f fails, and checks what was
+// reported. It returns how many operations there were.
+func faultRun(f *faulty, opts *Options) (int, error) {
+	m := newMachine(faultfs.NewDisk(), 1)
+	sys := m.system(f.hooked(m.disk))
+	clean := m.system(plain(m.disk))
+	s, err := open(simDir, opts, sys)
+	if err != nil {
+		if s, err = open(simDir, opts, sys); err != nil {
+			return 0, fmt.Errorf("open once more after an error: %w", err)
+		}
+	}
+	defer s.Close()
+	var acked, absent []string
+	for i := range 4 {
+		key := updateKey("w", i)
+		_, err := applyUpdate(context.Background(), s, key, nil)
+		settle(s)
+		switch {
+		case err == nil:
+			acked = append(acked, key)
+		case errors.Is(err, ErrUnknown), errors.Is(err, ErrNotDurable):
+		case !errors.Is(err, f.err):
+			return 0, fmt.Errorf("update %d reports %w, which hides the cause", i, err)
+		default:
+			absent = append(absent, key)
+		}
+		state, err := stateOf(clean)
+		if err != nil {
+			return 0, err
+		}
+		if k := missing(state, acked); k != "" {
+			return 0, fmt.Errorf("%s was acknowledged and is lost", k)
+		}
+		for _, k := range absent {
+			if state[k] {
+				return 0, fmt.Errorf("%s was reported as not done and is there", k)
+			}
+		}
+	}
+	if len(acked) < 3 {
+		return 0, fmt.Errorf("one fault has cost more than one update: only %v were done", acked)
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.count, nil
+}
+
+func TestFaults(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		opts *Options
+	}{{"local", nil}, {"network", &Options{Network: true}}} {
+		t.Run(tc.name, func(t *testing.T) {
+			n, err := faultRun(&faulty{}, tc.opts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%d operations", n)
+			for i := range n {
+				for _, cause := range []error{syscall.EIO, syscall.ENOSPC} {
+					for _, late := range []bool{false, true} {
+						f := &faulty{n: i + 1, late: late, err: cause}
+						if _, err := faultRun(f, tc.opts); err != nil {
+							t.Errorf("operation %d (%s %s) reports %v, late: %v: %v", i, f.hit.Kind, f.hit.Path, cause, late, err)
+						}
+					}
+				}
+			}
+		})
+	}
+}
+
+// A full disk: everything that needs room fails, until there is room again.
+func TestNoSpace(t *testing.T) {
+	for _, kind := range []string{faultfs.OpCreate, faultfs.OpWrite, faultfs.OpRename} {
+		t.Run(kind, func(t *testing.T) {
+			m := newMachine(faultfs.NewDisk(), 1)
+			full := false
+			h := &faultfs.Hooked{FS: m.disk, Before: func(op faultfs.Op) error {
+				if full && op.Kind == kind {
+					return syscall.ENOSPC
+				}
+				return nil
+			}}
+			s := mustOpen(t, simDir, nil, m.system(h))
+			defer s.Close()
+			mustUpdate(t, s, "w/0")
+			before, err := m.disk.ReadDir(simDir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			full = true
+			for range 3 {
+				if _, err := applyUpdate(context.Background(), s, "w/1", nil); !errors.Is(err, syscall.ENOSPC) || errors.Is(err, ErrUnknown) {
+					t.Errorf("error %v, want %v and nothing done", err, syscall.ENOSPC)
+				}
+			}
+			if after, err := m.disk.ReadDir(simDir); err != nil || !slices.Equal(before, after) {
+				t.Errorf("the directory holds %v, %v; want what it held: %v", after, err, before)
+			}
+			wantState(t, m.system(plain(m.disk)), "w/0")
+			full = false
+			mustUpdate(t, s, "w/2")
+			wantState(t, m.system(plain(m.disk)), "w/0", "w/2")
+		})
+	}
+}

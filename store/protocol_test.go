@@ -1,0 +1,357 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/recordstore/recordstore/internal/vfs/faultfs"
+	"github.com/recordstore/recordstore/lockfile"
+)
+
+// Interleavings that random schedules meet too seldom, one test each.
+
+// A stop is a place where a process stands still until it is told to go on.
+type stop struct {
+	at      func(faultfs.Op) bool
+	reached chan struct{}
+	goOn    chan struct{}
+	once    sync.Once
+}
+
+func stopAt(kind string, seq uint64) *stop {
+	return &stop{
+		at: func(op faultfs.Op) bool {
+			return op.Kind == kind && (seq == 0 || strings.HasSuffix(op.Path, manifestName(seq)))
+		},
+		reached: make(chan struct{}),
+		goOn:    make(chan struct{}),
+	}
+}
+
+func (st *stop) before(op faultfs.Op) error {
+	if st.at(op) {
+		st.once.Do(func() {
+			close(st.reached)
+			<-st.goOn
+		})
+	}
+	return nil
+}
+
+// start runs an update in the background.
+func start(s *Store, key string) <-chan error {
+	done := make(chan error, 1)
+	go func() {
+		_, err := applyUpdate(context.Background(), s, key, nil)
+		done <- err
+	}()
+	return done
+}
+
+func mustUpdate(t *testing.T, s *Store, keys ...string) {
+	t.Helper()
+	for _, k := range keys {
+		if _, err := applyUpdate(context.Background(), s, k, nil); err != nil {
+			t.Fatalf("update %s: %v", k, err)
+		}
+		settle(s)
+	}
+}
+
+func wantState(t *testing.T, sys system, keys ...string) {
+	t.Helper()
+	state, err := stateOf(sys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if k := missing(state, keys); k != "" {
+		t.Errorf("%s is lost; there are %v", k, state)
+	}
+	if len(state) != len(keys) {
+		t.Errorf("there are %v, want %v", state, keys)
+	}
+}
+
+// orphaned returns a disk on which sequence 3 is an orphan: its writer took
+// sequence 2 for the newest, stood still while the others went on to sequence
+// 8 and retired all below 7, published, and died. A second writer, a, stands
+// just before publishing sequence 4 on top of the true sequence 3.
+func orphaned(t *testing.T) (m *simMachine, b *Store, goOnA chan<- struct{}, doneA <-chan error) {
+	t.Helper()
+	m = newMachine(faultfs.NewDisk(), 1)
+	m.lock = nil
+	b = mustOpen(t, simDir, nil, m.system(plain(m.disk)))
+	mustUpdate(t, b, "b/0")
+
+	stopC, dead := stopAt(faultfs.OpRename, 3), make(chan struct{})
+	c := mustOpen(t, simDir, nil, m.system(&faultfs.Hooked{FS: m.disk,
+		Before: func(op faultfs.Op) error {
+			select {
+			case <-dead:
+				return errDead
+			default:
+				return stopC.before(op)
+			}
+		},
+		After: func(op faultfs.Op, err error) error {
+			if op.Kind == faultfs.OpRename {
+				close(dead)
+			}
+			return err
+		},
+	}))
+	start(c, "c/0")
+	<-stopC.reached
+	mustUpdate(t, b, "b/1")
+
+	stopA := stopAt(faultfs.OpRename, 4)
+	a := mustOpen(t, simDir, nil, m.system(&faultfs.Hooked{FS: m.disk, Before: stopA.before}))
+	doneA = start(a, "a/0")
+	<-stopA.reached
+	mustUpdate(t, b, "b/2", "b/3", "b/4", "b/5", "b/6")
+	close(stopC.goOn)
+	<-dead
+	seqs, _, err := b.list()
+	if err != nil || fmt.Sprint(seqs) != "[3 7 8]" {
+		t.Fatalf("there are manifests %v, %v; want an orphan 3 and 7, 8", seqs, err)
+	}
+	return m, b, stopA.goOn, doneA
+}
+
+// The name of a's base holds a manifest again, but not a's base.
+func TestBaseCheckIdentity(t *testing.T) {
+	m, b, goOn, done := orphaned(t)
+	defer b.Close()
+	close(goOn)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	wantState(t, m.system(plain(m.disk)), "b/0", "b/1", "b/2", "b/3", "b/4", "b/5", "b/6", "a/0")
+}
+
+// A directory that is being read while names come and go may show the orphan
+// alone.
+func TestOrphanInListing(t *testing.T) {
+	m, b, goOn, done := orphaned(t)
+	defer b.Close()
+	first := true
+	sys := m.system(&faultfs.Hooked{FS: listing{m.disk, func(names []string) []string {
+		if !first {
+			return names
+		}
+		first = false
+		return []string{lockName, manifestName(3)}
+	}}})
+	s, err := open(simDir, &Options{ReadOnly: true}, sys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	sn, err := s.Snapshot(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sn.Sequence() != 8 {
+		t.Errorf("the newest is sequence %d, want 8", sn.Sequence())
+	}
+	close(goOn)
+	<-done
+}
+
+// listing is a disk whose directory is read through a filter.
+type listing struct {
+	*faultfs.Disk
+	filter func([]string) []string
+}
+
+func (l listing) ReadDir(dir string) ([]string, error) {
+	names, err := l.Disk.ReadDir(dir)
+	return l.filter(names), err
+}
+
+// What is said of a state that another process has published and not yet
+// flushed is durable when it is said, even if there was nothing to do.
+func TestNothingToDoIsDurable(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		call func(s *Store) error
+	}{
+		{"Sync", func(s *Store) error { return s.Sync(context.Background()) }},
+		{"FreshSnapshot", func(s *Store) error { _, err := s.FreshSnapshot(context.Background()); return err }},
+		{"a conflict", func(s *Store) error {
+			_, err := s.CompareAndSwap(context.Background(), "a/0", 0, 1)
+			if !errors.Is(err, ErrConflict) {
+				return fmt.Errorf("error %w, want a conflict", err)
+			}
+			return nil
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			m := newMachine(faultfs.NewDisk(), 1)
+			b := mustOpen(t, simDir, nil, m.system(plain(m.disk)))
+			defer b.Close()
+			mustUpdate(t, b, "b/0")
+			flush := stopAt(faultfs.OpSync, 0)
+			a := mustOpen(t, simDir, nil, m.system(&faultfs.Hooked{FS: m.disk, Before: flush.before}))
+			defer a.Close()
+			done := start(a, "a/0")
+			<-flush.reached
+			if err := tc.call(b); err != nil {
+				t.Fatal(err)
+			}
+			lost := m.disk.PowerLoss(func(n int) int { return n - 1 }) // all that can be
+			close(flush.goOn)
+			if err := <-done; err != nil {
+				t.Fatal(err)
+			}
+			m2 := newMachine(lost, 2)
+			wantState(t, m2.system(plain(lost)), "b/0", "a/0")
+		})
+	}
+}
+
+// A manifest that does not check is skipped only if nothing but a power loss
+// can have torn it.
+func TestTornOrDamaged(t *testing.T) {
+	path := func(seq uint64) string { return simDir + "/" + manifestName(seq) }
+	tear := func(t *testing.T, d *faultfs.Disk, seq uint64) {
+		t.Helper()
+		b, err := d.ReadFile(path(seq))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := d.WriteFile(path(seq), b[:len(b)/2]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// unflushed leaves a disk whose newest manifest was published by a process
+	// that was killed before the flush: sequence 3 with "a/0", above 2 with "b/0".
+	unflushed := func(t *testing.T) *faultfs.Disk {
+		t.Helper()
+		m := newMachine(faultfs.NewDisk(), 1)
+		b := mustOpen(t, simDir, nil, m.system(plain(m.disk)))
+		mustUpdate(t, b, "b/0")
+		return killedAt(t, m, faultfs.OpSync, "a/0")
+	}
+	for _, tc := range []struct {
+		name string
+		disk func(t *testing.T) *faultfs.Disk
+		run  byte // of the machine that looks
+		bad  uint64
+	}{
+		{"marked, restarted", func(t *testing.T) *faultfs.Disk {
+			m := newMachine(faultfs.NewDisk(), 1)
+			b := mustOpen(t, simDir, nil, m.system(plain(m.disk)))
+			mustUpdate(t, b, "b/0", "b/1")
+			return m.disk
+		}, 2, 3},
+		{"not marked, not restarted", unflushed, 1, 3},
+		{"not marked, restarted, but published since", func(t *testing.T) *faultfs.Disk {
+			// The first manifest of the second run, which is empty.
+			return killedAt(t, newMachine(unflushed(t), 2), faultfs.OpSync, "a/1")
+		}, 2, 4},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			disk := tc.disk(t)
+			tear(t, disk, tc.bad)
+			m := newMachine(disk, tc.run)
+			for _, opts := range []*Options{nil, {ReadOnly: true}} {
+				_, err := open(simDir, opts, m.system(plain(disk)))
+				var damage *CorruptError
+				if !errors.As(err, &damage) || damage.Path != path(tc.bad) {
+					t.Errorf("Open(%+v): %v, want damage in %s", opts, err, path(tc.bad))
+				}
+			}
+		})
+	}
+	t.Run("not marked, restarted", func(t *testing.T) {
+		disk := unflushed(t)
+		tear(t, disk, 3)
+		m := newMachine(disk, 2)
+		wantState(t, m.system(plain(disk)), "b/0")
+		s := mustOpen(t, simDir, nil, m.system(plain(disk)))
+		defer s.Close()
+		mustUpdate(t, s, "b/1", "b/2", "b/3")
+		wantState(t, m.system(plain(disk)), "b/0", "b/1", "b/2", "b/3")
+	})
+}
+
+// killedAt runs an update and returns the disk as the process leaves it that
+// is killed before its first operation of the kind.
+func killedAt(t *testing.T, m *simMachine, kind, key string) *faultfs.Disk {
+	t.Helper()
+	at := stopAt(kind, 0)
+	s := mustOpen(t, simDir, nil, m.system(&faultfs.Hooked{FS: m.disk, Before: at.before}))
+	done := start(s, key)
+	<-at.reached
+	left := m.disk.Clone()
+	close(at.goOn)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	return left
+}
+
+// Somebody's context ends while his changes wait for another's function: they
+// must not be committed with the others'.
+func TestLeave(t *testing.T) {
+	m := newMachine(faultfs.NewDisk(), 1)
+	s := mustOpen(t, simDir, nil, m.system(plain(m.disk)))
+	defer s.Close()
+	m.lock <- struct{}{} // so that both wait, and become one group
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	left := make(chan error, 1)
+	go func() {
+		_, err := s.Put(ctx, "left", 1)
+		left <- err
+	}()
+	waitQueued(s, 1)
+	runs := 0
+	stayed := make(chan error, 1)
+	go func() {
+		_, err := s.Update(context.Background(), func(tx *Tx) error {
+			runs++
+			if runs == 1 {
+				if _, err := tx.Get("left"); err != nil {
+					return fmt.Errorf("not in one group: %w", err)
+				}
+				cancel()
+				if err := <-left; !errors.Is(err, context.Canceled) || !errors.Is(err, lockfile.ErrLocked) || errors.Is(err, ErrUnknown) {
+					return fmt.Errorf("who left was told %w", err)
+				}
+			}
+			return tx.Put("stayed", runs)
+		})
+		stayed <- err
+	}()
+	waitQueued(s, 2)
+	<-m.lock
+	if err := <-stayed; err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Get(context.Background(), "left"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("the record of who left: %v, want %v", err, ErrNotFound)
+	}
+	rec, err := s.Get(context.Background(), "stayed")
+	if n, err2 := Decode[int](rec); err != nil || err2 != nil || n != 2 {
+		t.Errorf("the other's record: %d, %v, %v; want that of its second run", n, err, err2)
+	}
+}
+
+// waitQueued waits until n updates wait for LOCK.
+func waitQueued(s *Store, n int) {
+	for {
+		s.qmu.Lock()
+		waiting := len(s.waiting)
+		s.qmu.Unlock()
+		if waiting == n {
+			return
+		}
+	}
+}
