@@ -18,7 +18,7 @@ var _ FS = OS{}
 
 // ReadDir implements [FS].
 func (OS) ReadDir(dir string) ([]string, error) {
-	d, err := os.Open(dir)
+	d, err := openRead(dir, syscall.O_DIRECTORY)
 	if err != nil {
 		return nil, err
 	}
@@ -43,11 +43,25 @@ func (OS) Lstat(name string) (Info, error) {
 // Open implements [FS].
 func (OS) Open(name string) (File, error) {
 	// What the store writes is never a symbolic link.
-	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+	f, err := openRead(name, syscall.O_NOFOLLOW)
 	if err != nil {
 		return nil, err
 	}
 	return osFile{f}, nil
+}
+
+// openRead is os.Open without its five system calls to find out that a regular
+// file or a directory cannot be polled.
+func openRead(name string, flags int) (*os.File, error) {
+	for {
+		fd, err := syscall.Open(name, syscall.O_RDONLY|syscall.O_CLOEXEC|flags, 0)
+		if err == nil {
+			return os.NewFile(uintptr(fd), name), nil
+		}
+		if err != syscall.EINTR {
+			return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+		}
+	}
 }
 
 // CreateTemp implements [FS]. The temporary file is renameio's; its final
@@ -90,7 +104,7 @@ func (OS) Link(oldName, newName string) error { return os.Link(oldName, newName)
 
 // SyncDir implements [FS].
 func (OS) SyncDir(dir string) error {
-	d, err := os.Open(dir)
+	d, err := openRead(dir, syscall.O_DIRECTORY)
 	if err != nil {
 		return err
 	}
