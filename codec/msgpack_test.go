@@ -300,13 +300,23 @@ func TestMessagePackAnyKeys(t *testing.T) {
 
 func TestMessagePackAny(t *testing.T) {
 	in := []any{
-		nil, true, int8(-5), uint8(200), int64(math.MaxInt64), uint64(math.MaxUint64), float32(0.5), 0.1, "s", []byte{1},
-		time.Unix(1, 2).In(cet), []any{uint16(1)}, map[string]any{"a": int8(1)}, map[string]int{}, map[int]uint8{1: 2},
+		nil, true, int8(-5), uint8(200), int64(math.MaxInt64), uint64(math.MaxUint64), float32(0.5), 0.1, "s",
+		[]byte{1},
+		time.Unix(1, 2).In(cet),
+		[]any{uint16(1)},
+		map[string]any{"a": int8(1)},
+		map[string]int{},
+		map[int]uint8{1: 2},
 		map[any]any{"a": 1, 1: "a", true: nil, time.Unix(3, 0).In(cet): uint8(4)},
 	}
 	want := []any{
-		nil, true, int64(-5), int64(200), int64(math.MaxInt64), uint64(math.MaxUint64), 0.5, 0.1, "s", []byte{1},
-		time.Unix(1, 2).UTC(), []any{int64(1)}, map[string]any{"a": int64(1)}, map[string]any{}, map[any]any{int64(1): int64(2)},
+		nil, true, int64(-5), int64(200), int64(math.MaxInt64), uint64(math.MaxUint64), 0.5, 0.1, "s",
+		[]byte{1},
+		time.Unix(1, 2).UTC(),
+		[]any{int64(1)},
+		map[string]any{"a": int64(1)},
+		map[string]any{},
+		map[any]any{int64(1): int64(2)},
 		map[any]any{"a": int64(1), int64(1): "a", true: nil, time.Unix(3, 0).UTC(): int64(4)},
 	}
 	var got any
@@ -340,8 +350,14 @@ func TestTimesInUTC(t *testing.T) {
 	at := time.Date(2024, 5, 6, 7, 8, 9, 10, cet)
 	st := struct{ T time.Time }{at}
 	v := T{
-		embedded{at}, &Outer{at}, at, &at, []time.Time{at}, [1]time.Time{at}, map[string]time.Time{"a": at},
-		map[string][]*time.Time{"a": {&at}}, []struct{ T time.Time }{st}, map[string]struct{ T time.Time }{"a": st},
+		embedded{at},
+		&Outer{at}, at, &at,
+		[]time.Time{at},
+		[1]time.Time{at},
+		map[string]time.Time{"a": at},
+		map[string][]*time.Time{"a": {&at}},
+		[]struct{ T time.Time }{st},
+		map[string]struct{ T time.Time }{"a": st},
 		[]any{at, &at, map[string]any{"a": at}},
 	}
 	zone := time.Local
@@ -558,7 +574,9 @@ func FuzzMessagePack(f *testing.F) {
 		f.Add(tt.in[:min(len(tt.in), 200)])
 	}
 	for _, v := range []any{
-		nil, 1, -1, 0.1, "s", []byte("b"), time.Unix(1, 1), []any{1, "a"}, map[any]any{1: 2, "a": time.Time{}},
+		nil, 1, -1, 0.1, "s", []byte("b"), time.Unix(1, 1),
+		[]any{1, "a"},
+		map[any]any{1: 2, "a": time.Time{}},
 		tree{A: 1, C: []tree{{}}, M: map[string]*tree{"x": nil}, X: 1, S: []string{"a"}, E: [3]int{1}},
 	} {
 		f.Add(marshal(f, MessagePack, v))

@@ -279,6 +279,6 @@ func (s *Store) read(ctx context.Context) (*state, error) {
 // newID returns a new random ID.
 func newID() ID {
 	var id ID
-	rand.Read(id[:]) //nolint:errcheck // it never fails, it crashes the program instead
+	rand.Read(id[:]) // it never fails: it crashes the program instead
 	return id
 }

@@ -239,7 +239,10 @@ func TestHeldByAncestor(t *testing.T) {
 		dir, name string
 		want      bool
 	}{
-		{dir, "a", true}, {dir, "b", false}, {dir, "", false}, {other, "a", false},
+		{dir, "a", true},
+		{dir, "b", false},
+		{dir, "", false},
+		{other, "a", false},
 		{filepath.Join(dir, "none"), "a", false},
 	} {
 		if got := heldByAncestor(lockedEnv, tt.dir, tt.name); got != tt.want {

@@ -111,8 +111,9 @@ func verdict(dir string, report store.Report) error {
 			bad = append(bad, f)
 		}
 	}
-	worst, code, what := 0, exitData, "is damaged"
-	if worst = slices.IndexFunc(bad, func(f store.FileReport) bool { return f.Status == store.StatusDamaged }); worst < 0 {
+	code, what := exitData, "is damaged"
+	worst := slices.IndexFunc(bad, func(f store.FileReport) bool { return f.Status == store.StatusDamaged })
+	if worst < 0 {
 		worst, code, what = 0, describe(bad[0].Err).code, "cannot be verified"
 	}
 	more := ""

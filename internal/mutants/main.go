@@ -31,7 +31,7 @@ type mutant struct {
 }
 
 const (
-	power     = "^TestPowerLoss$"
+	power     = "^TestPowerLoss$/create"
 	schedules = "^TestSchedules$"
 )
 
@@ -62,7 +62,7 @@ var mutants = []mutant{
 	},
 	{
 		"network: the file is published before its flush", "store/publish.go",
-		"if err == nil && s.network.Load() {", "if false {", power,
+		"if err == nil && s.network.Load() {", "if false {", "^TestPowerLoss$/network",
 	},
 	{
 		"create: manifest 1 is not flushed", "store/create.go",
@@ -118,7 +118,7 @@ var mutants = []mutant{
 	},
 	{
 		"retire: not below the marked manifest only", "store/retire.go",
-		"limit := marked.seq - min(marked.seq, uint64(s.sys.keep-1))", "limit := s.cur.Load().seq", schedules + "|" + power,
+		"limit := marked.seq - min(marked.seq, uint64(s.sys.keep-1))", "limit := s.cur.Load().seq", schedules,
 	},
 	{
 		"newest: what is above is adopted without a look back", "store/newest.go",

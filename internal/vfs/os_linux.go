@@ -15,7 +15,7 @@ import (
 
 func infoOf(st *syscall.Stat_t) Info {
 	return Info{
-		ID:      ID{Dev: uint64(st.Dev), Ino: st.Ino}, //nolint:unconvert // Dev is narrower elsewhere
+		ID:      ID{Dev: uint64(st.Dev), Ino: st.Ino},
 		Size:    st.Size,
 		Mode:    fileMode(uint32(st.Mode)),
 		UID:     st.Uid,
@@ -94,7 +94,7 @@ func statfsType(dir string) (int64, error) {
 	for {
 		err := unix.Statfs(dir, &st)
 		if err == nil {
-			return int64(uint32(st.Type)), nil //nolint:unconvert // its width differs by architecture
+			return int64(uint32(st.Type)), nil
 		}
 		if err != unix.EINTR {
 			return 0, err

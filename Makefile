@@ -1,0 +1,44 @@
+# The tools are pinned here, not in go.mod, so that users never download them.
+GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+BIN = $(CURDIR)/bin
+
+.PHONY: all test race lint fmt bench campaign mutants stress fuzz clean
+
+all: test lint
+
+test: ## what the README says
+	go test ./...
+
+race:
+	go test -race -short ./...
+
+lint: $(BIN)/golangci-lint
+	$(BIN)/golangci-lint run ./...
+
+fmt: $(BIN)/golangci-lint
+	$(BIN)/golangci-lint fmt ./...
+
+$(BIN)/golangci-lint: Makefile
+	GOBIN=$(BIN) go install $(GOLANGCI_LINT)
+	touch $@
+
+bench: ## what one commit, 64 goroutines, a get and a snapshot cost
+	go test -run '^$$' -bench . -benchmem ./store ./lockfile
+
+campaign: ## power losses and schedules, ten times as many as go test
+	RECORDSTORE_EFFORT=10 go test -v -run 'TestPowerLoss|TestSchedules|TestFaults' -timeout 60m ./store
+
+mutants: ## break each safety step, and see that a test notices
+	go run ./internal/mutants
+
+stress: ## a hundred processes for half a minute
+	go run ./cmd/recordctl stress --duration 30s
+
+FUZZTIME = 60s
+fuzz:
+	go test -run '^$$' -fuzz FuzzMessagePack -fuzztime $(FUZZTIME) ./codec
+	go test -run '^$$' -fuzz FuzzJSON -fuzztime $(FUZZTIME) ./codec
+	go test -run '^$$' -fuzz FuzzManifest -fuzztime $(FUZZTIME) ./store
+
+clean:
+	rm -rf $(BIN)
