@@ -506,7 +506,7 @@ func TestKillCampaign(t *testing.T) {
 		ps = append(ps, spawn())
 	}
 	for i := range 60 {
-		if i%20 == 10 {
+		if i%5 == 0 {
 			os.Truncate(path, int64(i%3)*8) // the counter, and even the header
 		}
 		ps[i%10].kill()
@@ -959,6 +959,12 @@ func TestAdopts(t *testing.T) {
 	}
 	headless := append(make([]byte, headerSize), full[headerSize:]...)
 	headless[ticketOffset] = 9
+	mustUnlock(t, l)
+	free, err := os.ReadFile(used)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clear(free[4:headerSize])
 	for name, contents := range map[string][]byte{
 		"empty":        {},
 		"zeros":        make([]byte, fileSize),
@@ -967,6 +973,7 @@ func TestAdopts(t *testing.T) {
 		"only header":  full[:headerSize],
 		"half record":  full[:100],
 		"headless":     headless,
+		"half, free":   free,
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := lockPath(t)

@@ -31,13 +31,10 @@ func (f *File) open() (*handle, error) {
 		return nil, f.openError(err)
 	}
 	h := &handle{fd: fd}
-	b, err := h.identify()
-	if err == nil {
-		var adopt bool
-		if adopt, err = checkHeader(b); adopt {
-			// Others may be doing the same, and write the same bytes.
-			err = h.writeAt(encodeHeader(), 0)
-		}
+	adopt, _, err := h.check()
+	if adopt {
+		// Others may be doing the same, and write the same bytes.
+		err = h.writeAt(encodeHeader(), 0)
 	}
 	if err != nil {
 		h.close()
@@ -104,21 +101,47 @@ func notRegular(m fs.FileMode) error {
 	return fmt.Errorf("%w: it is %s", ErrNotLockFile, kind)
 }
 
-// identify finds out which file has been opened, and returns its contents: of a file
-// that is too long to be ours, one byte too many.
-func (h *handle) identify() ([]byte, error) {
+// check finds out which file has been opened, and what checkHeader says of its
+// contents, which it returns too.
+func (h *handle) check() (adopt bool, b []byte, err error) {
+	if err := h.identify(); err != nil {
+		return false, nil, err
+	}
+	b, err = h.contents()
+	for err == nil {
+		adopt, err = checkHeader(b)
+		if !errors.Is(err, ErrNotLockFile) {
+			break
+		}
+		// A read may see half of a write. What it sees twice is in the file.
+		again, readErr := h.contents()
+		if readErr != nil || bytes.Equal(again, b) {
+			break
+		}
+		b, err = again, nil
+	}
+	return adopt, b, err
+}
+
+func (h *handle) identify() error {
 	var st unix.Stat_t
 	if err := ignoringEINTR(func() error { return unix.Fstat(h.fd, &st) }); err != nil {
-		return nil, err
+		return err
 	}
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 	case unix.S_IFDIR:
-		return nil, notRegular(fs.ModeDir)
+		return notRegular(fs.ModeDir)
 	default:
-		return nil, notRegular(fs.ModeIrregular)
+		return notRegular(fs.ModeIrregular)
 	}
 	h.dev, h.ino = uint64(st.Dev), uint64(st.Ino)
+	return nil
+}
+
+// contents returns what the file holds, and of a file that is too long to be ours
+// one byte too many.
+func (h *handle) contents() ([]byte, error) {
 	b := make([]byte, fileSize+1)
 	for n := 0; ; {
 		m, err := h.readAt(b[n:], int64(n))
@@ -178,16 +201,17 @@ func (h *handle) stat(name string) (fs.FileInfo, error) {
 func (h *handle) close() error { return unix.Close(h.fd) }
 
 // announce records that this process holds the lock. The record is a courtesy, and
-// failing to write it, on a full disk perhaps, no reason not to lock.
+// failing to write it, on a full disk perhaps, no reason not to lock. The header goes
+// with it in case the file has been truncated.
 func (h *handle) announce(purpose string) {
 	who := self()
 	who.Purpose, who.Since = purpose, time.Now()
-	_ = h.writeAt(encodeHolder(who), holderOffset)
+	_ = h.writeAt(append(encodeHeader(), encodeHolder(who)...), 0)
 }
 
-// withdraw clears the record. Without its magic it counts for nothing.
+// withdraw clears the record.
 func (h *handle) withdraw() {
-	_ = h.writeAt(make([]byte, len(holderMagic)), holderOffset)
+	_ = h.writeAt(make([]byte, holderSize), holderOffset)
 }
 
 // status is what can be seen of a lock from outside.
@@ -264,10 +288,7 @@ func openRead(op, path string) (*handle, []byte, error) {
 		return fail(err)
 	}
 	h := &handle{fd: fd}
-	b, err := h.identify()
-	if err == nil {
-		_, err = checkHeader(b)
-	}
+	_, b, err := h.check()
 	if err != nil {
 		h.close()
 		return fail(err)
