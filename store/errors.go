@@ -17,8 +17,7 @@ var (
 	// [MaxKeySize].
 	ErrInvalidKey = errors.New("invalid key")
 	// ErrTooLarge is reported for a value whose encoding is longer than
-	// [MaxValueSize], and when all records together would no longer fit into
-	// a manifest.
+	// [MaxValueSize].
 	ErrTooLarge = errors.New("too large")
 	// ErrNilFunc is reported when [Store.Update] is given no function.
 	ErrNilFunc = errors.New("nil update function")

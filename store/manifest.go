@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -19,6 +20,7 @@ import (
 //	     0     8  magic
 //	     8     2  format version
 //	    10     2  flags; bit 0: the store has been used through a network file system
+//	                     bit 1: published by recovery after a restart; adds no revision
 //	    12     4  checksum of bytes 0 to 12: the prologue, the same in every version
 //	    16     8  length of the file
 //	    24     8  sequence, which must be the name's
@@ -55,7 +57,8 @@ const (
 	manifestMagic   = "\x93RECMAN\n"
 	formatVersion   = 1
 	flagNetwork     = 1 << 0
-	knownFlags      = flagNetwork
+	flagRecovery    = 1 << 1
+	knownFlags      = flagNetwork | flagRecovery
 	prologueSize    = 16
 	headerSize      = 120
 	ancestorSize    = 24
@@ -63,7 +66,7 @@ const (
 	recHeaderSize   = 32
 	checksumSize    = 4
 	maxAncestors    = 64
-	maxManifestSize = 1 << 40 // bytes; more is damage, not data
+	maxManifestSize = 1 << 36 // bytes; more is damage, not data
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -95,6 +98,7 @@ type ancestor struct {
 // A header is a manifest without its records.
 type header struct {
 	network   bool
+	recovery  bool
 	seq       uint64
 	store     ID
 	commit    ID
@@ -233,6 +237,9 @@ func encodeManifest(h *header, recs []rec) []byte {
 	if h.network {
 		flags |= flagNetwork
 	}
+	if h.recovery {
+		flags |= flagRecovery
+	}
 	b = binary.LittleEndian.AppendUint16(b, flags)
 	b = binary.LittleEndian.AppendUint32(b, checksum(b))
 	b = binary.LittleEndian.AppendUint64(b, uint64(size))
@@ -316,6 +323,9 @@ func decodeManifest(path string, b []byte) (header, []rec, error) {
 		return header{}, nil, placeDamage(path, body)
 	}
 	h, off, count, err := decodeHeader(path, body)
+	if err == nil && count > (len(body)-off)/(recHeaderSize+checksumSize) {
+		err = &CorruptError{path, 112, "more records than the file has room for"}
+	}
 	if err != nil {
 		return header{}, nil, err
 	}
@@ -341,22 +351,26 @@ func decodeManifest(path string, b []byte) (header, []rec, error) {
 // returns where the journal begins and how many records it has.
 func decodeHeader(path string, body []byte) (h header, off, count int, err error) {
 	u64 := func(off int) uint64 { return binary.LittleEndian.Uint64(body[off:]) }
-	u32 := func(off int) int { return int(binary.LittleEndian.Uint32(body[off:])) }
-	ancestors, segments := u32(104), u32(108)
-	count = u32(112)
-	off = headerSize + ancestors*ancestorSize + segments*segmentSize
-	switch {
-	case ancestors > maxAncestors || off > len(body):
+	u32 := func(off int) uint32 { return binary.LittleEndian.Uint32(body[off:]) }
+	// Compared as they are stored: an int may have no more bits.
+	ancestors, segments, room := u32(104), u32(108), uint64(len(body))
+	if tables := uint64(ancestors)*ancestorSize + uint64(segments)*segmentSize; ancestors > maxAncestors || headerSize+tables > room {
 		return h, 0, 0, &CorruptError{path, 104, "tables longer than the file"}
-	case u32(116) != int(headerChecksum(body[:off])):
+	}
+	if uint64(u32(112)) > maxManifestSize/recHeaderSize || uint64(u32(112)) > math.MaxInt {
+		return h, 0, 0, &CorruptError{path, 112, "more records than a file has room for"}
+	}
+	count = int(u32(112))
+	off = headerSize + int(ancestors)*ancestorSize + int(segments)*segmentSize
+	switch {
+	case u32(116) != headerChecksum(body[:off]):
 		return h, 0, 0, &CorruptError{path, 16, "wrong checksum of the header"}
 	case segments != 0:
 		return h, 0, 0, fmt.Errorf("%s: %w: it names segments; use a newer program", path, ErrNewerVersion)
-	case count > (len(body)-off)/(recHeaderSize+checksumSize):
-		return h, 0, 0, &CorruptError{path, 112, "more records than the file has room for"}
 	}
 	h = header{
 		network:  binary.LittleEndian.Uint16(body[10:])&flagNetwork != 0,
+		recovery: binary.LittleEndian.Uint16(body[10:])&flagRecovery != 0,
 		seq:      u64(24),
 		store:    ID(body[32:48]),
 		commit:   ID(body[48:64]),
@@ -365,7 +379,7 @@ func decodeHeader(path string, body []byte) (h header, off, count int, err error
 		firstRev: Revision(u64(88)),
 		lastRev:  Revision(u64(96)),
 	}
-	for a := headerSize; a < headerSize+ancestors*ancestorSize; a += ancestorSize {
+	for a := headerSize; a < headerSize+int(ancestors)*ancestorSize; a += ancestorSize {
 		h.ancestors = append(h.ancestors, ancestor{u64(a), ID(body[a+8 : a+24])})
 	}
 	return h, off, count, nil
@@ -377,15 +391,19 @@ func cutRec(b []byte) (r rec, reason string) {
 	if len(b) < recHeaderSize+checksumSize {
 		return nil, "the file ends within a record"
 	}
-	name, key, value := rec(b).sizes()
-	n := recHeaderSize + name + key + value + checksumSize
-	switch {
-	case b[0] != 0:
+	if b[0] != 0 {
 		return nil, "unknown flags of a record"
-	case n > len(b):
+	}
+	if binary.LittleEndian.Uint32(b[4:]) > MaxValueSize {
+		return nil, "impossible size of a value"
+	}
+	name, key, value := rec(b).sizes()
+	if key == 0 || key > MaxKeySize || name == 0 {
+		return nil, "impossible size of a name or key"
+	}
+	n := recHeaderSize + name + key + value + checksumSize
+	if n > len(b) {
 		return nil, "the file ends within a record"
-	case key == 0 || key > MaxKeySize || value > MaxValueSize || name == 0:
-		return nil, "impossible size of a name, key or value"
 	}
 	return b[:n:n], ""
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/recordstore/recordstore/internal/boot"
 	"github.com/recordstore/recordstore/internal/vfs"
+	"github.com/recordstore/recordstore/lockfile"
 )
 
 // This file finds the newest manifest. Nothing in it takes a lock or writes.
@@ -176,6 +177,9 @@ func (s *Store) install(old, st *state) error {
 			if cur != nil {
 				cur.release()
 			}
+			if s.ended.Load() {
+				s.drop() // Close has come between
+			}
 			return nil
 		}
 		st.release()
@@ -292,7 +296,14 @@ func (s *Store) searchOnce(old *state) (*state, error) {
 		return nil, err
 	}
 	if len(seqs) == 0 {
-		if old != nil {
+		// A listing may miss names that come and those that go: all, at worst.
+		again, _, err := s.list()
+		switch {
+		case err != nil:
+			return nil, err
+		case len(again) > 0:
+			return nil, errVanished
+		case old != nil:
 			return nil, fmt.Errorf("%s: %w: its manifests are gone", s.dir, ErrReplaced)
 		}
 		return nil, errNoManifest
@@ -347,6 +358,7 @@ func (s *Store) list() (seqs []uint64, temps []string, err error) {
 // highestWhole loads the highest of the listed manifests that is whole, and
 // decides whether those above it may be skipped.
 func (s *Store) highestWhole(seqs []uint64) (*state, error) {
+	highest := seqs[len(seqs)-1]
 	var damage []error // of those above, highest first
 	for i, seq := range slices.Backward(seqs) {
 		st, err := s.load(seq)
@@ -358,30 +370,43 @@ func (s *Store) highestWhole(seqs []uint64) (*state, error) {
 			return nil, err
 		}
 		for j, reason := range damage {
-			if err := s.mustBeTorn(seqs[len(seqs)-1-j], st, reason); err != nil {
+			if err := s.mustBeTorn(seqs[len(seqs)-1-j], highest, st, reason); err != nil {
 				st.release()
 				return nil, err
 			}
 		}
 		if i < len(seqs)-1 {
-			st.skip = seqs[len(seqs)-1] - seq
+			st.skip = highest - seq
 		}
 		return st, nil
 	}
-	return nil, damage[0]
+	return nil, s.unlessNewer(highest, damage[0])
+}
+
+// unlessNewer returns err if highest is the highest manifest still, and else
+// errVanished: what was listed is out of date.
+func (s *Store) unlessNewer(highest uint64, err error) error {
+	seqs, _, listErr := s.list()
+	switch {
+	case listErr != nil:
+		return listErr
+	case len(seqs) == 0 || seqs[len(seqs)-1] != highest:
+		return errVanished
+	}
+	return err
 }
 
 // mustBeTorn returns nil if a manifest that does not check can only be one
 // that a power loss tore before anyone was told that it was committed. Else
 // it is damage, and skipping it would show an older state as the newest.
-func (s *Store) mustBeTorn(seq uint64, below *state, damage error) error {
+func (s *Store) mustBeTorn(seq, highest uint64, below *state, damage error) error {
 	info, err := s.sys.fs.Lstat(s.manifestPath(seq))
 	if err != nil {
 		return vanished(err)
 	}
 	data, err := s.sys.lockData(s.path(lockName))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, lockfile.ErrCorrupt) {
+		return err // a LOCK that a power loss has torn as well says nothing
 	}
 	var published boot.ID
 	copy(published[:], data)
@@ -389,8 +414,12 @@ func (s *Store) mustBeTorn(seq uint64, below *state, damage error) error {
 	switch {
 	case info.Marked(), // it was flushed whole
 		s.network.Load(), below.network, // there, it was flushed before it had its name
-		!now.Known(), now.Same(below.boot), now.Same(published): // no power loss since
+		!now.Known(), now.Same(below.boot): // no power loss since
 		return damage
+	case now.Same(published):
+		// Nor here, if it is the highest: but somebody may have recovered,
+		// above it, since we listed the directory.
+		return s.unlessNewer(highest, damage)
 	}
 	return nil
 }
@@ -410,15 +439,34 @@ func (s *Store) counts(st *state) (bool, error) {
 		return false, nil
 	}
 	parent := st.ancestors[0]
-	p, err := s.load(parent.seq)
-	if err != nil {
-		if errors.Is(err, errVanished) || errors.Is(err, ErrCorrupt) {
-			return false, nil
-		}
-		return false, err
+	p, err := s.loadHeader(parent.seq)
+	if errors.Is(err, errVanished) || errors.Is(err, ErrCorrupt) {
+		return false, nil
 	}
-	defer p.release()
-	return p.commit == parent.commit, nil
+	return p.commit == parent.commit, err
+}
+
+// loadHeader reads no more than the header and the tables of a manifest.
+func (s *Store) loadHeader(seq uint64) (header, error) {
+	path := s.manifestPath(seq)
+	f, err := s.sys.fs.Open(path)
+	if err != nil {
+		return header{}, vanished(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return header{}, vanished(err)
+	}
+	b := make([]byte, min(info.Size, headerSize+maxAncestors*ancestorSize))
+	if err := readFull(f, b); err != nil {
+		return header{}, vanished(err)
+	}
+	if _, err := manifestLength(path, b); err != nil {
+		return header{}, err
+	}
+	h, _, _, err := decodeHeader(path, b)
+	return h, err
 }
 
 // settled tells whether st is the newest for want of any other: a listing
@@ -485,8 +533,11 @@ func readManifest(path string, f vfs.File) (*state, error) {
 	if err != nil {
 		return nil, vanished(err)
 	}
+	if !info.Mode.IsRegular() {
+		return nil, &CorruptError{path, 0, "not a regular file"}
+	}
 	// The length in the header is checked before room is made for it, so that
-	// a damaged or foreign file does not cost more memory than its header.
+	// a foreign file does not cost more memory than its header.
 	head := make([]byte, min(info.Size, headerSize))
 	if err := readFull(f, head); err != nil {
 		return nil, vanished(err)

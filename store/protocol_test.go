@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/recordstore/recordstore/internal/vfs/faultfs"
-	"github.com/recordstore/recordstore/lockfile"
 )
 
 // Interleavings that random schedules meet too seldom, one test each.
@@ -80,12 +81,15 @@ func wantState(t *testing.T, sys system, keys ...string) {
 // sequence 2 for the newest, stood still while the others went on to sequence
 // 8 and retired all below 7, published, and died. A second writer, a, stands
 // just before publishing sequence 4 on top of the true sequence 3.
-func orphaned(t *testing.T) (m *simMachine, b *Store, goOnA chan<- struct{}, doneA <-chan error) {
+//
+// old is a reader that has seen sequence 2 and nothing since.
+func orphaned(t *testing.T) (m *simMachine, b, old *Store, goOnA chan<- struct{}, doneA <-chan error) {
 	t.Helper()
 	m = newMachine(faultfs.NewDisk(), 1)
 	m.lock = nil
 	b = mustOpen(t, simDir, nil, m.system(plain(m.disk)))
 	mustUpdate(t, b, "b/0")
+	old = mustOpen(t, simDir, &Options{ReadOnly: true}, m.system(plain(m.disk)))
 
 	stopC, dead := stopAt(faultfs.OpRename, 3), make(chan struct{})
 	c := mustOpen(t, simDir, nil, m.system(&faultfs.Hooked{FS: m.disk,
@@ -119,12 +123,12 @@ func orphaned(t *testing.T) (m *simMachine, b *Store, goOnA chan<- struct{}, don
 	if err != nil || fmt.Sprint(seqs) != "[3 7 8]" {
 		t.Fatalf("there are manifests %v, %v; want an orphan 3 and 7, 8", seqs, err)
 	}
-	return m, b, stopA.goOn, doneA
+	return m, b, old, stopA.goOn, doneA
 }
 
 // The name of a's base holds a manifest again, but not a's base.
 func TestBaseCheckIdentity(t *testing.T) {
-	m, b, goOn, done := orphaned(t)
+	m, b, _, goOn, done := orphaned(t)
 	defer b.Close()
 	close(goOn)
 	if err := <-done; err != nil {
@@ -136,30 +140,86 @@ func TestBaseCheckIdentity(t *testing.T) {
 // A directory that is being read while names come and go may show the orphan
 // alone.
 func TestOrphanInListing(t *testing.T) {
-	m, b, goOn, done := orphaned(t)
+	m, b, _, goOn, done := orphaned(t)
 	defer b.Close()
-	first := true
-	sys := m.system(&faultfs.Hooked{FS: listing{m.disk, func(names []string) []string {
-		if !first {
-			return names
-		}
-		first = false
-		return []string{lockName, manifestName(3)}
-	}}})
+	seen := false
+	sys := m.system(&faultfs.Hooked{
+		FS: listing{m.disk, func(names []string) []string {
+			if seen {
+				return names
+			}
+			return []string{lockName, manifestName(3)}
+		}},
+		Before: func(op faultfs.Op) error {
+			seen = seen || op.Kind == faultfs.OpOpen
+			return nil
+		},
+	})
 	s, err := open(simDir, &Options{ReadOnly: true}, sys)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer s.Close()
+	wantNewest(t, s, 8)
+	close(goOn)
+	<-done
+}
+
+// The name above the newest that a process has seen holds a manifest that was
+// built on just that, and is an orphan.
+func TestOrphanAbove(t *testing.T) {
+	_, b, old, goOn, done := orphaned(t)
+	defer b.Close()
+	defer old.Close()
+	wantNewest(t, old, 8)
+	close(goOn)
+	<-done
+}
+
+func wantNewest(t *testing.T, s *Store, seq uint64) {
+	t.Helper()
 	sn, err := s.Snapshot(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if sn.Sequence() != 8 {
-		t.Errorf("the newest is sequence %d, want 8", sn.Sequence())
+	if sn.Sequence() != seq {
+		t.Errorf("the newest is sequence %d, want %d", sn.Sequence(), seq)
 	}
-	close(goOn)
-	<-done
+}
+
+// Retirement goes in ascending order and ends where a removal fails.
+func TestRetirementOrder(t *testing.T) {
+	m := newMachine(faultfs.NewDisk(), 1)
+	var removed []string
+	failing := manifestName(4)
+	sys := m.system(&faultfs.Hooked{FS: m.disk, Before: func(op faultfs.Op) error {
+		if op.Kind != faultfs.OpRemove {
+			return nil
+		}
+		removed = append(removed, strings.TrimPrefix(op.Path, simDir+"/"+manifestPrefix))
+		if strings.HasSuffix(op.Path, failing) {
+			return errors.New("not now")
+		}
+		return nil
+	}})
+	sys.retireEvery = 8
+	s := mustOpen(t, simDir, nil, sys)
+	defer s.Close()
+	for i := range 7 { // sequences 2 to 8
+		mustUpdate(t, s, updateKey("w", i))
+	}
+	want := "[0000000000000001 0000000000000002 0000000000000003 0000000000000004]"
+	if got := fmt.Sprint(removed); got != want {
+		t.Errorf("removed %s, want %s and nothing after the failure", got, want)
+	}
+	removed, failing = nil, "none"
+	for i := range 8 { // to 16
+		mustUpdate(t, s, updateKey("v", i))
+	}
+	seqs, _, err := s.list()
+	if err != nil || fmt.Sprint(seqs) != "[15 16]" || !slices.IsSorted(removed) {
+		t.Errorf("left %v, %v, removed %v; want 15 and 16 left, the others removed in order", seqs, err, removed)
+	}
 }
 
 // listing is a disk whose directory is read through a filter.
@@ -297,61 +357,77 @@ func killedAt(t *testing.T, m *simMachine, kind, key string) *faultfs.Disk {
 	return left
 }
 
-// Somebody's context ends while his changes wait for another's function: they
-// must not be committed with the others'.
-func TestLeave(t *testing.T) {
+// Who recovers after a restart publishes an empty manifest with a gap in the
+// revisions, and dies before it is flushed. The next process must not build on
+// it: with a second power loss, the gap would be given twice.
+func TestRecoverDies(t *testing.T) {
 	m := newMachine(faultfs.NewDisk(), 1)
 	s := mustOpen(t, simDir, nil, m.system(plain(m.disk)))
-	defer s.Close()
-	m.lock <- struct{}{} // so that both wait, and become one group
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	left := make(chan error, 1)
-	go func() {
-		_, err := s.Put(ctx, "left", 1)
-		left <- err
-	}()
-	waitQueued(s, 1)
-	runs := 0
-	stayed := make(chan error, 1)
-	go func() {
-		_, err := s.Update(context.Background(), func(tx *Tx) error {
-			runs++
-			if runs == 1 {
-				if _, err := tx.Get("left"); err != nil {
-					return fmt.Errorf("not in one group: %w", err)
-				}
-				cancel()
-				if err := <-left; !errors.Is(err, context.Canceled) || !errors.Is(err, lockfile.ErrLocked) || errors.Is(err, ErrUnknown) {
-					return fmt.Errorf("who left was told %w", err)
-				}
-			}
-			return tx.Put("stayed", runs)
-		})
-		stayed <- err
-	}()
-	waitQueued(s, 2)
-	<-m.lock
-	if err := <-stayed; err != nil {
+	mustUpdate(t, s, "a/0")
+	m = newMachine(killedAt(t, newMachine(m.disk.Clone(), 2), faultfs.OpSync, "a/1"), 2)
+
+	var seen Revision
+	var disk *faultfs.Disk // as it is when seen can be seen
+	s = mustOpen(t, simDir, nil, m.system(&faultfs.Hooked{FS: m.disk, After: func(op faultfs.Op, err error) error {
+		if op.Kind == faultfs.OpRename {
+			disk = m.disk.Clone()
+		}
+		return err
+	}}))
+	if _, err := applyUpdate(context.Background(), s, "a/2", func(r Revision) { seen = r }); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Get(context.Background(), "left"); !errors.Is(err, ErrNotFound) {
-		t.Errorf("the record of who left: %v, want %v", err, ErrNotFound)
-	}
-	rec, err := s.Get(context.Background(), "stayed")
-	if n, err2 := Decode[int](rec); err != nil || err2 != nil || n != 2 {
-		t.Errorf("the other's record: %d, %v, %v; want that of its second run", n, err, err2)
+	lost := disk.PowerLoss(func(n int) int { return n - 1 })
+	s = mustOpen(t, simDir, nil, newMachine(lost, 3).system(plain(lost)))
+	if r, err := applyUpdate(context.Background(), s, "a/3", nil); err != nil || r <= seen {
+		t.Errorf("revision %d, %v after a second power loss; %d has been seen before", r, err, seen)
 	}
 }
 
-// waitQueued waits until n updates wait for LOCK.
-func waitQueued(s *Store, n int) {
-	for {
-		s.qmu.Lock()
-		waiting := len(s.waiting)
-		s.qmu.Unlock()
-		if waiting == n {
-			return
+// An error of the recovery is not one of the update that waits for it.
+func TestRecoverFails(t *testing.T) {
+	m := newMachine(faultfs.NewDisk(), 1)
+	s := mustOpen(t, simDir, nil, m.system(plain(m.disk)))
+	mustUpdate(t, s, "a/0")
+	m = newMachine(m.disk, 2)
+	failing := true
+	s = mustOpen(t, simDir, nil, m.system(&faultfs.Hooked{FS: m.disk, Before: func(op faultfs.Op) error {
+		if failing && op.Kind == faultfs.OpSync {
+			return syscall.EIO
 		}
+		return nil
+	}}))
+	_, err := applyUpdate(context.Background(), s, "a/1", nil)
+	if !errors.Is(err, syscall.EIO) || errors.Is(err, ErrNotDurable) || errors.Is(err, ErrUnknown) {
+		t.Errorf("error %v, want %v and nothing done", err, syscall.EIO)
 	}
+	wantState(t, m.system(plain(m.disk)), "a/0")
+	failing = false
+	mustUpdate(t, s, "a/2")
+	wantState(t, m.system(plain(m.disk)), "a/0", "a/2")
+}
+
+// A reader has listed a torn manifest, when somebody recovers above it.
+func TestTornWhileRecovering(t *testing.T) {
+	m := newMachine(faultfs.NewDisk(), 1)
+	b := mustOpen(t, simDir, nil, m.system(plain(m.disk)))
+	mustUpdate(t, b, "b/0")
+	disk := killedAt(t, m, faultfs.OpSync, "a/0")
+	if err := disk.WriteFile(simDir+"/"+manifestName(3), nil); err != nil {
+		t.Fatal(err)
+	}
+	m = newMachine(disk, 2)
+	sys := m.system(plain(disk))
+	sys.keep = 100
+	w := mustOpen(t, simDir, nil, sys)
+	reads := 0
+	sys = m.system(&faultfs.Hooked{FS: disk, After: func(op faultfs.Op, err error) error {
+		if op.Kind == faultfs.OpReadDir {
+			if reads++; reads == 2 { // the first is Open's look at the directory
+				mustUpdate(t, w, "w/0")
+			}
+		}
+		return err
+	}})
+	wantState(t, sys, "b/0", "w/0")
 }

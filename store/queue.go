@@ -20,7 +20,7 @@ type request struct {
 	mu    sync.Mutex // protects phase
 	phase phase
 
-	// For the leader:
+	// Set by the leader before the phase committing:
 	failed  error    // fn's error in its last run
 	rev     Revision // this update's, or that of the state it saw
 	changed bool
@@ -119,6 +119,9 @@ func (s *Store) wait(ctx context.Context, r *request) outcome {
 			r.ran <- errLeft
 			return outcome{err: s.timedOut(ctx)}
 		case r.move(committing, gone):
+			if !r.changed { // a read, or an error: there is no fate to know
+				return outcome{err: s.timedOut(ctx)}
+			}
 			return outcome{err: unknownFate(ctx)}
 		}
 		// It has moved on between these questions, or been answered: once more.

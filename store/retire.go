@@ -18,7 +18,8 @@ const (
 
 // tempAge is how old a temporary file must be to be taken for the litter of a
 // process that died. Its owner writes it in one go; should a live one be
-// swept, its publishing finds it gone and begins anew.
+// swept all the same, its update begins anew (on a network file system, it may
+// end with ErrUnknown).
 const tempAge = 10 * time.Minute
 
 // retire removes manifests that nobody needs any more, given that marked has
@@ -37,7 +38,7 @@ func (s *Store) retire(marked *state) {
 	// kept had done so by then, see settled.
 	limit := marked.seq - min(marked.seq, uint64(s.sys.keep-1))
 	self, err := marked.file.Stat()
-	if err != nil {
+	if err != nil || !self.Marked() {
 		return
 	}
 	seqs, temps, err := s.list()
@@ -69,7 +70,9 @@ func (s *Store) keepAge() time.Duration {
 func (s *Store) removeOld(path string, self vfs.Info, age time.Duration) bool {
 	info, err := s.sys.fs.Lstat(path)
 	if err == nil {
-		if self.ModTime.Sub(info.ModTime) < age {
+		// A file from the future was written before the clock was put right: to
+		// keep it would keep all that is above it.
+		if d := self.ModTime.Sub(info.ModTime); -age < d && d < age {
 			return false
 		}
 		err = s.sys.fs.Remove(path)

@@ -240,26 +240,64 @@ func schedule(t *testing.T, seed uint64, replace bool) (err error) {
 			deaths:  rng.IntN(2) == 0,
 			replace: replace,
 		}
-		r.m = newMachine(r.disk, 1)
+		switch {
+		case replace:
+		case rng.IntN(8) == 0:
+			r.opts = &Options{Network: true}
+		case rng.IntN(3) == 0:
+			r.losePower()
+		}
+		r.m = newMachine(r.disk, 2)
 		r.m.lock = nil // excludes nobody
 		r.sched = &scheduler{dead: map[int]bool{}}
-		if rng.IntN(8) == 0 && !replace {
-			r.opts = &Options{Network: true}
-		}
-		err = r.judge(r.play())
+		r.play()
+		err = r.judge()
 	})
 	return err
 }
 
-// play lets the processes run by a random schedule. It returns how many steps
-// it took.
-func (r *run) play() int {
-	s, err := open(simDir, r.opts, r.m.system(plain(r.disk)))
+// losePower has the run begin after a power loss, with some updates flushed
+// and some published and lost or torn.
+func (r *run) losePower() {
+	m := newMachine(r.disk, 1)
+	flushed := true
+	s, err := open(simDir, nil, m.system(&faultfs.Hooked{FS: r.disk, Before: func(op faultfs.Op) error {
+		if !flushed && (op.Kind == faultfs.OpSync || op.Kind == faultfs.OpSyncDir) {
+			return errDead
+		}
+		return nil
+	}}))
 	if err != nil {
 		r.fail(err)
-		return 0
+		return
+	}
+	for i := range 1 + r.rng.IntN(6) {
+		key := updateKey("before", i)
+		if i > 0 && r.rng.IntN(3) == 0 {
+			flushed = false // from here on
+		}
+		switch _, err := applyUpdate(context.Background(), s, key, nil); {
+		case err == nil:
+			r.acked = append(r.acked, key)
+		case !errors.Is(err, ErrNotDurable):
+			r.fail(err)
+		}
+		settle(s)
 	}
 	s.Close()
+	r.disk = r.disk.PowerLoss(r.rng.IntN)
+}
+
+// play lets the processes run by a random schedule.
+func (r *run) play() {
+	if len(r.acked) == 0 { // else there is a store, and the first to open it are part of the play
+		s, err := open(simDir, r.opts, r.m.system(plain(r.disk)))
+		if err != nil {
+			r.fail(err)
+			return
+		}
+		s.Close()
+	}
 	var writers, all sync.WaitGroup
 	done := make(chan struct{})
 	for p := range r.writers {
@@ -277,12 +315,11 @@ func (r *run) play() int {
 	// A process that is asleep takes no steps until its hour has come or
 	// nobody else can.
 	asleep := map[int]int{}
-	steps := 0
-	for ; ; steps++ {
+	for steps := 0; ; steps++ {
 		synctest.Wait()
 		select {
 		case <-over:
-			return steps
+			return
 		default:
 		}
 		if r.rng.IntN(12) == 0 {
@@ -316,7 +353,7 @@ func (r *run) play() int {
 }
 
 // judge compares what was acknowledged with what is there.
-func (r *run) judge(int) error {
+func (r *run) judge() error {
 	errs := r.errs
 	state, err := stateOf(r.m.system(plain(r.disk)))
 	if err != nil {

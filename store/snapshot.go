@@ -21,9 +21,13 @@ import (
 // Close releases what the snapshot holds. A snapshot outlives its store's
 // Close.
 type Snapshot struct {
-	st     *state
-	now    int64 // nanoseconds since 1970 UTC
-	closed atomic.Bool
+	st  atomic.Pointer[state] // nil after Close
+	now int64                 // nanoseconds since 1970 UTC
+
+	seq    uint64
+	commit ID
+	rev    Revision
+	time   int64
 }
 
 // Snapshot returns the newest state without taking any lock. On a local file
@@ -53,20 +57,23 @@ func (s *Store) FreshSnapshot(ctx context.Context) (*Snapshot, error) {
 }
 
 func (s *Store) snapshotOf(st *state) *Snapshot {
-	return &Snapshot{st: st, now: st.instant(s.sys.now)}
+	sn := &Snapshot{now: st.instant(s.sys.now), seq: st.seq, commit: st.commit, rev: st.lastRev, time: st.time}
+	sn.st.Store(st)
+	return sn
 }
 
 // Get returns a record. The error for a missing or expired record is
 // [ErrNotFound]; after Close it is fs.ErrClosed.
 func (sn *Snapshot) Get(key string) (Record, error) {
-	if sn.closed.Load() {
+	st := sn.st.Load()
+	if st == nil {
 		return Record{}, errSnapshotClosed
 	}
 	if err := checkKey(key); err != nil {
 		return Record{}, fmt.Errorf("get: %w", err)
 	}
-	if i, ok := sn.st.search(key); ok && !sn.st.recs[i].expired(sn.now) {
-		return sn.st.recs[i].record(key), nil
+	if i, ok := st.search(key); ok && !st.recs[i].expired(sn.now) {
+		return st.recs[i].record(key), nil
 	}
 	return Record{}, fmt.Errorf("get %q: %w", key, ErrNotFound)
 }
@@ -88,18 +95,24 @@ func (sn *Snapshot) Range(from, to string) iter.Seq2[Record, error] { return sn.
 
 func (sn *Snapshot) scan(sp span) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
-		if sn.closed.Load() {
+		st := sn.st.Load()
+		if st == nil {
 			yield(Record{}, errSnapshotClosed)
 			return
 		}
-		yieldAll(sn.st.scan(sp, nil), sn.now, yield)
+		yieldAll(st.scan(sp, nil), sn.now, yield)
 	}
 }
 
-// Len returns the number of records that are not expired. It looks at each.
+// Len returns the number of records that are not expired; 0 after Close. It
+// looks at each.
 func (sn *Snapshot) Len() int {
+	st := sn.st.Load()
+	if st == nil {
+		return 0
+	}
 	n := 0
-	for _, r := range sn.st.recs {
+	for _, r := range st.recs {
 		if !r.expired(sn.now) {
 			n++
 		}
@@ -108,23 +121,23 @@ func (sn *Snapshot) Len() int {
 }
 
 // Revision returns the revision of the newest update in the snapshot.
-func (sn *Snapshot) Revision() Revision { return sn.st.lastRev }
+func (sn *Snapshot) Revision() Revision { return sn.rev }
 
 // Sequence returns the sequence of the snapshot's manifest.
-func (sn *Snapshot) Sequence() uint64 { return sn.st.seq }
+func (sn *Snapshot) Sequence() uint64 { return sn.seq }
 
 // Commit returns the id of the snapshot's commit: unlike a revision or a
 // sequence, it is never given again, even after the store was restored from a
 // copy.
-func (sn *Snapshot) Commit() ID { return sn.st.commit }
+func (sn *Snapshot) Commit() ID { return sn.commit }
 
 // Time returns the time of the snapshot's commit, in UTC.
-func (sn *Snapshot) Time() time.Time { return time.Unix(0, sn.st.time).UTC() }
+func (sn *Snapshot) Time() time.Time { return time.Unix(0, sn.time).UTC() }
 
 // Close releases the snapshot. Reading it afterwards reports fs.ErrClosed, and
 // so does a second Close. Records that were read stay valid.
 func (sn *Snapshot) Close() error {
-	if sn.closed.Swap(true) {
+	if sn.st.Swap(nil) == nil {
 		return errSnapshotClosed
 	}
 	return nil

@@ -58,8 +58,8 @@ func (st *state) release() {
 func (st *state) next() uint64 { return st.seq + 1 + st.skip }
 
 // instant is the time at which expiry is judged for a reader that finds st
-// now, or a writer on top of it: commit times never go back, so neither does
-// it, whatever the local clock does.
+// now, or a writer on top of it. It is never before a commit, whatever the
+// local clock does.
 func (st *state) instant(clock func() time.Time) int64 {
 	return max(st.time, clock().UnixNano())
 }

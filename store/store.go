@@ -37,6 +37,7 @@ type Store struct {
 
 	network   atomic.Bool // the careful path is taken
 	published atomic.Bool // LOCK is known to hold this machine's boot id
+	ended     atomic.Bool // nothing is to be held open any more
 
 	finding sync.Mutex            // held while looking for the newest manifest
 	cur     atomic.Pointer[state] // the newest state that this process has seen
@@ -109,7 +110,19 @@ func realSystem() system {
 // none is to be created, [ErrNotStore], [ErrUnsafeDir], [ErrNewerVersion],
 // [ErrCorrupt].
 func Open(dir string, opts *Options) (*Store, error) {
-	return open(dir, opts, realSystem())
+	return open(resolve(dir), opts, realSystem())
+}
+
+// resolve follows symbolic links, so that the directory that is examined and
+// whose parent is flushed is the one that is used.
+func resolve(dir string) string {
+	if real, err := filepath.EvalSymlinks(dir); err == nil {
+		return real
+	}
+	if parent, err := filepath.EvalSymlinks(filepath.Dir(dir)); err == nil {
+		return filepath.Join(parent, filepath.Base(dir)) // to be created
+	}
+	return dir
 }
 
 func open(dir string, opts *Options, sys system) (_ *Store, err error) {
@@ -226,13 +239,19 @@ func (s *Store) Close() error {
 }
 
 func (s *Store) shut() error {
-	if st := s.cur.Swap(nil); st != nil {
-		st.release()
-	}
+	s.ended.Store(true)
+	s.drop()
 	if s.lock == nil {
 		return nil
 	}
 	return s.lock.Close()
+}
+
+// drop lets go of the current state.
+func (s *Store) drop() {
+	if st := s.cur.Swap(nil); st != nil {
+		st.release()
+	}
 }
 
 // Dir returns the absolute path of the store's directory.
@@ -246,8 +265,8 @@ func (s *Store) ID() ID { return s.id }
 // network file system it may be a little late, see [Store.FreshSnapshot]. The
 // error for a missing or expired record is [ErrNotFound].
 //
-// While the store does not change, Get costs two stat calls and allocates
-// nothing.
+// While the store does not change, Get costs two stat calls, opens no file and
+// copies nothing.
 func (s *Store) Get(ctx context.Context, key string) (Record, error) {
 	if err := checkKey(key); err != nil {
 		return Record{}, fmt.Errorf("get: %w", err)

@@ -3,6 +3,7 @@ package store
 import (
 	"fmt"
 	"iter"
+	"math"
 	"time"
 
 	"github.com/recordstore/recordstore/codec"
@@ -206,13 +207,26 @@ func (tx *Tx) put(w *write) error {
 	if tx.over {
 		return ErrTxDone
 	}
-	var expires int64
-	switch {
-	case w.opts.ttl > 0:
-		expires = tx.now + w.opts.ttl.Nanoseconds()
-	case !w.opts.expires.IsZero():
-		expires = w.opts.expires.UnixNano()
-	}
-	tx.own[w.key] = encodeRec(w.key, w.codec, w.data, tx.rev, tx.now, expires)
+	tx.own[w.key] = encodeRec(w.key, w.codec, w.data, tx.rev, tx.now, w.opts.expiry(tx.now))
 	return nil
+}
+
+// expiry returns when a record expires that is written at now, in nanoseconds
+// since 1970 UTC; 0 for never. A time that does not fit is the nearest that
+// does: the years 1970 to 2262 do.
+func (o *putOptions) expiry(now int64) int64 {
+	switch {
+	case o.ttl > 0:
+		if e := now + o.ttl.Nanoseconds(); e > now {
+			return e
+		}
+		return math.MaxInt64
+	case o.expires.IsZero():
+		return 0
+	case o.expires.After(time.Unix(0, math.MaxInt64)):
+		return math.MaxInt64
+	case o.expires.Before(time.Unix(0, 1)):
+		return 1
+	}
+	return o.expires.UnixNano()
 }

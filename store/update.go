@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,9 +24,9 @@ import (
 // when fn panics or ends its goroutine. fn holds up all other writers while
 // it runs, in every process. It may run more than once, each time on a newer
 // state, and only the last run counts: it must have no effects but on tx and
-// on variables that it sets anew in each run. fn must not call the methods of
-// the same store that write, nor Close: it would wait for itself, until its
-// context ends.
+// on variables that it sets anew in each run. fn must not call what takes the
+// same store's LOCK (Update and all that write, FreshSnapshot, Sync), nor
+// Close: it would wait for itself, until its context ends.
 //
 // A context that ends while Update waits ends the waiting, and nothing is
 // changed; the error is then a *lockfile.HeldError that says who holds LOCK,
@@ -95,6 +96,9 @@ func (s *Store) lead() {
 			continue // all who waited have left; who came since waits anew
 		}
 		group := s.take()
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("%w: %w", ErrReplaced, err)
+		}
 		if err != nil {
 			for _, r := range group {
 				r.answer(outcome{err: fmt.Errorf("update %s: %w", s.dir, err)})
@@ -131,6 +135,9 @@ func (s *Store) commit(group []*request, lock heldLock) {
 	go func() {
 		defer s.busy.Done()
 		err := s.flush(g.st)
+		if err != nil {
+			err = fmt.Errorf("%w: %w", ErrNotDurable, err)
+		}
 		g.answer(err) // no answer before the flush
 		if err == nil {
 			s.retire(g.st)
@@ -203,8 +210,11 @@ func (s *Store) attempt(group []*request, base *state, lock heldLock) (*committe
 				return &committedGroup{group: group, st: base}, nil
 			}
 		}
-		if !s.network.Load() && base.boot != s.sys.boot {
-			return nil, s.recover(base, lock) // and again, on top of that
+		if again, err := s.mustRecover(base); again || err != nil {
+			if err == nil {
+				err = s.recover(base, lock) // and once more, on top of that
+			}
+			return nil, err
 		}
 		if passNoReturn(group) {
 			st, err := s.publishState(base, h, merge(base, top, h.time), lock)
@@ -240,17 +250,59 @@ const revisionGap = 1 << 20
 // anything is published on top of it: were it not, a second power loss could
 // bring base back once more, and the revisions after the gap a second time.
 //
-// It flushes under the lock, once for each start of the machine.
+// It flushes under the lock, once for each start of the machine. Nobody's
+// update is in it, so that whatever goes wrong here, the updates that wait are
+// not done.
 func (s *Store) recover(base *state, lock heldLock) error {
 	h := s.child(base)
+	h.recovery = true
 	h.firstRev += revisionGap
 	h.lastRev = h.firstRev - 1
 	st, err := s.publishState(base, h, base.recs, lock)
-	if st == nil || err != nil {
-		return err
+	if err != nil {
+		return &recoveryError{err}
+	}
+	if st == nil {
+		return nil
 	}
 	defer st.release()
-	return s.flush(st)
+	if err := s.flush(st); err != nil {
+		return &recoveryError{err}
+	}
+	if info, err := st.file.Stat(); err != nil || !info.Marked() {
+		return &recoveryError{fmt.Errorf("%s could not be marked: %w", s.manifestPath(st.seq), cmp.Or(err, errors.ErrUnsupported))}
+	}
+	return nil
+}
+
+// A recoveryError is an error of recover. Whatever the fate of the empty
+// manifest, that of the update which waits is known: it was not done.
+type recoveryError struct{ err error }
+
+func (e *recoveryError) Error() string { return fmt.Sprintf("recover after a restart: %v", e.err) }
+
+func (e *recoveryError) Is(target error) bool {
+	return target != ErrUnknown && target != ErrNotDurable && errors.Is(e.err, target)
+}
+
+func (e *recoveryError) As(target any) bool { return errors.As(e.err, target) }
+
+// mustRecover tells whether recover has to come before anything is published
+// on base: nobody has recovered since the restart, or somebody has begun to,
+// and was not able to mark what he had published. His manifest is not flushed
+// again in his place, for a flush that failed once may succeed without having
+// written anything.
+func (s *Store) mustRecover(base *state) (bool, error) {
+	switch {
+	case s.network.Load():
+		return false, nil
+	case base.boot != s.sys.boot:
+		return true, nil
+	case !base.recovery:
+		return false, nil
+	}
+	info, err := base.file.Stat()
+	return err == nil && !info.Marked(), err
 }
 
 // runAll lets everybody of the group run its function, in order, each on what
@@ -288,9 +340,9 @@ func passNoReturn(group []*request) bool {
 	return true
 }
 
-// restsOn tells whether base is the newest state still and known to be on
-// disk, so that answers that speak of it can be given without writing. On a
-// network file system only a commit proves that.
+// restsOn tells whether base counts still and is known to be on disk, so that
+// answers that speak of it can be given without writing. On a network file
+// system only a commit proves that.
 func (s *Store) restsOn(base *state) (bool, error) {
 	if s.network.Load() {
 		return false, nil
@@ -370,6 +422,9 @@ func (s *Store) proveLock(lock heldLock) error {
 		return err
 	}
 	f, err := s.sys.fs.Open(s.path(lockName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // deleted by hand, which costs no update either
+	}
 	if err != nil {
 		return err
 	}
@@ -396,11 +451,11 @@ func (s *Store) flush(st *state) error {
 	f := st.file
 	if !st.network { // there, the file was flushed before it was published
 		if err := f.Sync(); err != nil {
-			return fmt.Errorf("%w: %w", ErrNotDurable, err)
+			return err
 		}
 	}
 	if err := s.sys.fs.SyncDir(s.dir); err != nil {
-		return fmt.Errorf("%w: %w", ErrNotDurable, err)
+		return err
 	}
 	// The mark comes after both. Without it the commit is as durable, and
 	// retirement waits for a later one.

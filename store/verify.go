@@ -55,7 +55,7 @@ type FileReport struct {
 // The error is for a directory that cannot be examined; damage is in the
 // report.
 func Verify(ctx context.Context, dir string) (Report, error) {
-	return verify(ctx, dir, realSystem())
+	return verify(ctx, resolve(dir), realSystem())
 }
 
 func verify(ctx context.Context, dir string, sys system) (Report, error) {

@@ -82,7 +82,15 @@ var mutants = []mutant{
 	},
 	{
 		"recover: the gap is not durable before it is built on", "store/update.go",
-		"return s.flush(st)\n}", "return nil\n}", power,
+		"	if err := s.flush(st); err != nil {\n\t\treturn &recoveryError{err}\n\t}\n", "	_ = st.file.Chmod(0o444)\n", power,
+	},
+	{
+		"recover: a gap that is not durable is built on", "store/update.go",
+		"return err == nil && !info.Marked(), err", "return false, err", "^TestRecoverDies$",
+	},
+	{
+		"recover: a torn manifest is damage once somebody has recovered", "store/newest.go",
+		"return s.unlessNewer(highest, damage)\n\t}\n\treturn nil", "return damage\n\t}\n\treturn nil", "^TestTornWhileRecovering$",
 	},
 	{
 		"recover: torn manifests are not skipped", "store/newest.go",
@@ -114,7 +122,7 @@ var mutants = []mutant{
 	},
 	{
 		"retire: in descending order", "store/retire.go",
-		"for _, seq := range seqs {", "slices.Reverse(seqs)\n\tfor _, seq := range seqs {\n\t\tif seq >= limit {\n\t\t\tcontinue\n\t\t}", schedules,
+		"for _, seq := range seqs {", "slices.Reverse(seqs)\n\tfor _, seq := range seqs {\n\t\tif seq >= limit {\n\t\t\tcontinue\n\t\t}", "^TestRetirementOrder$",
 	},
 	{
 		"retire: not below the marked manifest only", "store/retire.go",
@@ -122,11 +130,11 @@ var mutants = []mutant{
 	},
 	{
 		"newest: what is above is adopted without a look back", "store/newest.go",
-		"		ok, err := s.holds(st)\n\t\tif ok && err == nil && next.contains(st.self()) != lineageNo {", "		ok, err := true, error(nil)\n\t\tif ok && err == nil && next.contains(st.self()) != lineageNo {", schedules,
+		"		ok, err := s.holds(st)\n\t\tif ok && err == nil && next.contains(st.self()) != lineageNo {", "		ok, err := true, error(nil)\n\t\tif ok && err == nil && next.contains(st.self()) != lineageNo {", "^TestOrphanAbove$",
 	},
 	{
 		"newest: a listed manifest counts without its parent", "store/newest.go",
-		"return p.commit == parent.commit, nil", "return true, nil", schedules,
+		"return p.commit == parent.commit, err", "return true, err", schedules,
 	},
 	{
 		"newest: a listing is believed at once", "store/newest.go",

@@ -50,12 +50,14 @@ func (OS) Open(name string) (File, error) {
 	return osFile{f}, nil
 }
 
-// openRead is os.Open without its five system calls to find out that a regular
-// file or a directory cannot be polled.
+// openRead is os.Open without its system calls to find out that a regular file
+// or a directory cannot be polled, and it does not wait for the writer of a
+// FIFO that somebody has put there.
 func openRead(name string, flags int) (*os.File, error) {
 	for {
-		fd, err := syscall.Open(name, syscall.O_RDONLY|syscall.O_CLOEXEC|flags, 0)
+		fd, err := syscall.Open(name, syscall.O_RDONLY|syscall.O_CLOEXEC|syscall.O_NONBLOCK|flags, 0)
 		if err == nil {
+			_ = syscall.SetNonblock(fd, false) // or reading is as good
 			return os.NewFile(uintptr(fd), name), nil
 		}
 		if err != syscall.EINTR {

@@ -1,0 +1,109 @@
+package store_test
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+
+	"github.com/recordstore/recordstore/store"
+)
+
+// filled creates a store with n records of 100 bytes.
+func filled(b *testing.B, n int) *store.Store {
+	b.Helper()
+	s := newStore(b)
+	_, err := s.Update(context.Background(), func(tx *store.Tx) error {
+		for i := range n {
+			if err := tx.PutEncoded(fmt.Sprintf("record/%08d", i), "raw", make([]byte, 100)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return s
+}
+
+// sizes runs a benchmark on stores of two sizes.
+func sizes(b *testing.B, f func(b *testing.B, s *store.Store)) {
+	for _, n := range []int{100, 10_000} {
+		b.Run(fmt.Sprintf("records=%d", n), func(b *testing.B) { f(b, filled(b, n)) })
+	}
+}
+
+// BenchmarkCommit is one small durable update after the other.
+func BenchmarkCommit(b *testing.B) {
+	sizes(b, func(b *testing.B, s *store.Store) {
+		ctx := context.Background()
+		for b.Loop() {
+			if _, err := s.Put(ctx, "k", 1); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "commits/s")
+	})
+}
+
+// BenchmarkCommit64 is the same by 64 goroutines at once: an iteration is 64
+// updates. Its commits/s divided by BenchmarkCommit's is what group commit
+// brings.
+func BenchmarkCommit64(b *testing.B) {
+	const writers = 64
+	sizes(b, func(b *testing.B, s *store.Store) {
+		ctx := context.Background()
+		before := snapshot(b, s).Sequence()
+		for b.Loop() {
+			var wg sync.WaitGroup
+			for w := range writers {
+				wg.Go(func() {
+					if _, err := s.Put(ctx, fmt.Sprint("k", w), 1); err != nil {
+						b.Error(err)
+					}
+				})
+			}
+			wg.Wait()
+		}
+		n := float64(b.N * writers)
+		b.ReportMetric(n/b.Elapsed().Seconds(), "commits/s")
+		b.ReportMetric(n/float64(snapshot(b, s).Sequence()-before), "updates/manifest")
+	})
+}
+
+// BenchmarkGetWarm reads a record of a store that does not change.
+func BenchmarkGetWarm(b *testing.B) {
+	sizes(b, func(b *testing.B, s *store.Store) {
+		ctx := context.Background()
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, err := s.Get(ctx, "record/00000050"); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
+// BenchmarkSnapshotAfterForeignCommit is what a reader pays for the newest
+// state after somebody else has committed. Only the reading is timed.
+func BenchmarkSnapshotAfterForeignCommit(b *testing.B) {
+	sizes(b, func(b *testing.B, s *store.Store) {
+		ctx := context.Background()
+		other := openStore(b, s.Dir(), nil)
+		b.ReportAllocs()
+		for i := 0; b.Loop(); i++ {
+			b.StopTimer()
+			rev := put(b, other, "k", i)
+			b.StartTimer()
+			sn, err := s.Snapshot(ctx)
+			if err != nil {
+				b.Fatal(err)
+			}
+			if sn.Revision() != rev {
+				b.Fatalf("revision %v, want %v", sn.Revision(), rev)
+			}
+			sn.Close()
+		}
+	})
+}
