@@ -86,7 +86,7 @@ var mutants = []mutant{
 	},
 	{
 		"recover: a gap that is not durable is built on", "store/update.go",
-		"return err == nil && !info.Marked(), err", "return false, err", "^TestRecoverDies$",
+		"return err == nil && !info.Marked(), err", "return err == nil && !info.Marked() && false, err", "^TestRecoverDies$",
 	},
 	{
 		"recover: a torn manifest is damage once somebody has recovered", "store/newest.go",
