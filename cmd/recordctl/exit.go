@@ -162,9 +162,13 @@ func describe(err error) failure {
 	case errors.Is(err, store.ErrUnsafeDir):
 		f.code = exitCantCreate
 	case errors.Is(err, store.ErrReadOnly), errors.Is(err, fs.ErrPermission):
-		f.code = exitNoPerm
+		f.code, f.hint = exitNoPerm, "nothing was changed; ls -ld shows who may write there"
 	case errors.Is(err, store.ErrReplaced):
 		f.code = exitIO
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		f.code, f.hint = exitIO, "nothing was changed; make room and try again"
+	case errors.Is(err, syscall.EROFS):
+		f.code, f.hint = exitIO, "nothing was changed; the file system is read-only"
 	case errors.As(err, &pathErr), errors.As(err, &linkErr), errors.As(err, &sysErr), errors.As(err, &errno):
 		f.code = exitIO
 	}
