@@ -308,6 +308,12 @@ func (s *Store) searchOnce(old *state) (*state, error) {
 		}
 		return nil, errNoManifest
 	}
+	if s.network.Load() && old != nil && seqs[len(seqs)-1] == old.seq {
+		// Nothing new, as a rule: then its header is all that need be read.
+		if h, err := s.loadHeader(old.seq); err == nil && h.commit == old.commit && old.acquire() {
+			return old, nil
+		}
+	}
 	st, err := s.highestWhole(seqs)
 	if err != nil {
 		return nil, err

@@ -585,6 +585,9 @@ func TestCancelWhileWaiting(t *testing.T) {
 			if got := contents[int](t, mustSnapshot(t, s)); got["k"] != 1 {
 				t.Errorf("cancelled in %s: records %v; it was published", kind, got)
 			}
+			if n := s.cur.Load().refs.Load(); n != 1 {
+				t.Errorf("cancelled in %s: the state has %d holders, want the store alone", kind, n)
+			}
 		}
 	})
 }
