@@ -39,6 +39,7 @@ fuzz:
 	go test -run '^$$' -fuzz FuzzMessagePack -fuzztime $(FUZZTIME) ./codec
 	go test -run '^$$' -fuzz FuzzJSON -fuzztime $(FUZZTIME) ./codec
 	go test -run '^$$' -fuzz FuzzManifest -fuzztime $(FUZZTIME) ./store
+	go test -run '^$$' -fuzz FuzzContents -fuzztime $(FUZZTIME) ./lockfile
 
 clean:
 	rm -rf $(BIN)

@@ -1,11 +1,14 @@
 package store
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -51,10 +54,15 @@ func (m *simMachine) system(h *faultfs.Hooked) system {
 		},
 		lockData: func(path string) ([]byte, error) {
 			b, err := m.disk.ReadFile(path)
-			if len(b) != len(boot.ID{}) {
-				b = nil // never written, or torn: lockfile has a checksum
+			if len(b) == 0 || err != nil {
+				return nil, err
 			}
-			return b, err
+			// Like lockfile's, the data has a checksum.
+			n := len(b) - checksumSize
+			if n < 0 || !bytes.Equal(b, sealed(b[:n])) {
+				return nil, lockfile.ErrCorrupt
+			}
+			return b[:n], nil
 		},
 		keep:        2,
 		keepAge:     1,
@@ -70,6 +78,11 @@ type simLock struct {
 
 func (l *simLock) write(p []byte) error {
 	return l.h.Do(faultfs.OpWrite, l.path, func() error { return l.m.disk.WriteFile(l.path, p) })
+}
+
+// sealed returns p with a checksum.
+func sealed(p []byte) []byte {
+	return binary.LittleEndian.AppendUint32(slices.Clone(p), checksum(p))
 }
 
 func (l *simLock) Lock(ctx context.Context, _ string) (heldLock, error) {
@@ -91,7 +104,7 @@ func (l *simLock) Unlock() error {
 	return nil
 }
 
-func (l *simLock) WriteData(p []byte) error               { return l.write(p) }
+func (l *simLock) WriteData(p []byte) error               { return l.write(sealed(p)) }
 func (l *simLock) Holder() (lockfile.Holder, bool, error) { return lockfile.Holder{}, false, nil }
 func (l *simLock) Close() error                           { return nil }
 

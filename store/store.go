@@ -190,11 +190,11 @@ func (s *Store) survey() (found bool, err error) {
 	for _, name := range names {
 		_, manifest := parseManifestName(name)
 		found = found || manifest
-		if !manifest && name != lockName && name[0] != '.' {
+		if !manifest && name != lockName && name[0] != '.' && !ownName(name) {
 			stranger = name
 		}
 	}
-	if !found && stranger != "" && !ownName(stranger) {
+	if !found && stranger != "" {
 		return false, fmt.Errorf("%s: %w: it holds other files (%q) and no manifest; choose a directory that is empty or does not exist", s.dir, ErrNotStore, stranger)
 	}
 	return found, nil

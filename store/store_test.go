@@ -288,6 +288,27 @@ func TestOpenMissingParent(t *testing.T) {
 	}
 }
 
+// TestStrangersAreSeenInAnyOrder: one stranger's file is enough, whatever the
+// order in which the directory lists it.
+func TestStrangersAreSeenInAnyOrder(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 40 {
+		write(t, filepath.Join(dir, fmt.Sprint("lock.", i)), "")
+	}
+	for i := range 3 {
+		write(t, filepath.Join(dir, fmt.Sprint("notes", i)), "not yours")
+	}
+	before := tree(t, dir)
+	s, err := store.Open(dir, nil)
+	if err == nil {
+		s.Close()
+	}
+	if !errors.Is(err, store.ErrNotStore) || !strings.Contains(err.Error(), "notes") {
+		t.Errorf("got %v, want ErrNotStore naming the file", err)
+	}
+	wantUntouched(t, dir, before)
+}
+
 // TestRelativeDir: a store stays where it is when the process goes elsewhere.
 func TestRelativeDir(t *testing.T) {
 	dir := t.TempDir()

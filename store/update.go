@@ -451,6 +451,10 @@ func (s *Store) flush(st *state) error {
 	f := st.file
 	if !st.network { // there, the file was flushed before it was published
 		if err := f.Sync(); err != nil {
+			// The file's name is no longer the one that f was created under.
+			if pathErr := (*fs.PathError)(nil); errors.As(err, &pathErr) {
+				err = &fs.PathError{Op: pathErr.Op, Path: s.manifestPath(st.seq), Err: pathErr.Err}
+			}
 			return err
 		}
 	}

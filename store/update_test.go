@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -1013,6 +1014,29 @@ func TestPutOptionErrors(t *testing.T) {
 	}
 }
 
+// TestFarExpiry: times that do not fit into 64 bits of nanoseconds.
+func TestFarExpiry(t *testing.T) {
+	s := testStore(t, nil, nil)
+	for _, tc := range []struct {
+		name    string
+		opt     PutOption
+		visible bool
+	}{
+		{"year 9999", WithExpiry(time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)), true},
+		{"year 2300", WithExpiry(time.Date(2300, 1, 1, 0, 0, 0, 0, time.UTC)), true},
+		{"longest TTL", WithTTL(math.MaxInt64), true},
+		{"1970, which is 0 nanoseconds", WithExpiry(time.Unix(0, 0)), false},
+		{"year 1", WithExpiry(time.Date(1, 1, 1, 0, 0, 1, 0, time.UTC)), false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			mustPut(t, s, tc.name, 1, tc.opt)
+			if _, err := s.Get(t.Context(), tc.name); (err == nil) != tc.visible {
+				t.Errorf("Get: %v, want it visible: %v", err, tc.visible)
+			}
+		})
+	}
+}
+
 // TestWarmGet: while nothing changes, Get asks for two names and opens nothing.
 func TestWarmGet(t *testing.T) {
 	var ops []faultfs.Op
@@ -1046,6 +1070,31 @@ func TestWarmGet(t *testing.T) {
 			t.Errorf("%s: %d operations, want one or two: %v", name, len(ops), ops)
 		}
 		ops = nil
+	}
+}
+
+// TestNetworkGet: on a network file system a name that was looked up proves
+// nothing, so that every Get reads the directory.
+func TestNetworkGet(t *testing.T) {
+	var listings atomic.Int64
+	s := testStore(t, &Options{Network: true}, func(sys *system) {
+		sys.fs = &faultfs.Hooked{FS: sys.fs, Before: func(op faultfs.Op) error {
+			if op.Kind == faultfs.OpReadDir {
+				listings.Add(1)
+			}
+			return nil
+		}}
+	})
+	mustPut(t, s, "k", "v")
+	settle(s)
+	before := listings.Load()
+	for range 3 {
+		if _, err := s.Get(t.Context(), "k"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := listings.Load() - before; n < 3 {
+		t.Errorf("3 Gets have read the directory %d times, want one each at least", n)
 	}
 }
 

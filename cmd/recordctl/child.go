@@ -88,6 +88,11 @@ func runChild(cmd *exec.Cmd) (childStatus, error) {
 				_ = cmd.Process.Signal(sig) // it may just have ended
 			}
 		case err := <-ended:
+			select {
+			case sig := <-sigs: // it came first, and we did not see it
+				status.signaled = &signalError{sig.(syscall.Signal)}
+			default:
+			}
 			ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
 			switch {
 			case !ok:

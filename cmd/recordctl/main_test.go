@@ -25,16 +25,21 @@ func TestMain(m *testing.M) {
 
 // hold is a command for scripts: it says through the FIFO ready that it runs,
 // waits until the FIFO go is written to, and prints its arguments. With -term as
-// the first it takes no notice of SIGTERM. A script that fails interrupts it.
+// the first it waits for a SIGTERM before that, and does not end of it. A script
+// that fails interrupts it.
 func hold() {
 	args := os.Args[1:]
+	term := make(chan os.Signal, 1)
 	if len(args) > 0 && args[0] == "-term" {
-		signal.Ignore(syscall.SIGTERM)
+		signal.Notify(term, syscall.SIGTERM)
 		args = args[1:]
+	} else {
+		close(term)
 	}
 	if err := os.WriteFile("ready", []byte("running\n"), 0); err != nil {
 		log.Fatal(err)
 	}
+	<-term
 	if _, err := os.ReadFile("go"); err != nil {
 		log.Fatal(err)
 	}
