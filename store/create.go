@@ -8,16 +8,16 @@ import (
 	"path/filepath"
 )
 
-// makeDir creates the store's directory if it is missing. Its name is flushed
-// in create.
-func (s *Store) makeDir() error {
+// makeDir creates the store's directory if it is missing, and reports whether
+// it was. Its name is flushed in create.
+func (s *Store) makeDir() (made bool, err error) {
 	switch err := s.sys.fs.Mkdir(s.dir, 0o777); {
 	case errors.Is(err, fs.ErrExist):
-		return nil
+		return false, nil
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%w; create the parent directory first", err)
+		return false, fmt.Errorf("%w; create the parent directory first", err)
 	default:
-		return err
+		return err == nil, err
 	}
 }
 
@@ -45,7 +45,7 @@ func (s *Store) checkDir() error {
 // directory; or the store. Creation never carries data: a creator that was
 // paused between its look at the directory and its publishing could publish
 // into a store's past, and nobody may miss what it brings.
-func (s *Store) create() error {
+func (s *Store) create(made bool) error {
 	data, err := s.sys.lockData(s.path(lockName))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -64,8 +64,9 @@ func (s *Store) create() error {
 		return nil
 	}
 	// Before there is a manifest: who finds one need not ask whether the
-	// directory's own name is on disk, however its creator died.
-	if err := s.sys.fs.SyncDir(filepath.Dir(s.dir)); err != nil {
+	// directory's own name is on disk, however its creator died. One that we
+	// found, in a directory that we may not read, is its owner's affair.
+	if err := s.sys.fs.SyncDir(filepath.Dir(s.dir)); err != nil && (made || !errors.Is(err, fs.ErrPermission)) {
 		return err
 	}
 	h := &header{
@@ -98,7 +99,9 @@ func (s *Store) create() error {
 // finishCreation makes the name of manifest 1 durable, and marks it. Not only
 // its creator does so, who may have died, but everybody who opens a store that
 // holds nothing else yet, before he builds on it.
-func (s *Store) finishCreation(st *state) error {
+func (s *Store) finishCreation() error {
+	st := s.current() // as Open has found it
+	defer st.release()
 	info, err := st.file.Stat()
 	if err != nil || st.seq > 1 || info.Marked() {
 		return err

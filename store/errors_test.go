@@ -778,3 +778,47 @@ func TestVerify(t *testing.T) {
 		})
 	}
 }
+
+// TestManifestOfAnotherStore: a directory that holds manifests of two stores
+// is damaged. To take the highest for the newest, whosesoever it is, would
+// silently lose the records of the store that was there.
+func TestManifestOfAnotherStore(t *testing.T) {
+	for _, commits := range []int{4, 6} { // directly above the newest, and above a gap
+		dir, _ := storeWith(t, 3, nil)
+		_, foreign := storeWith(t, commits, nil)
+		path := filepath.Join(dir, filepath.Base(foreign))
+		if err := os.WriteFile(path, readFile(t, foreign), 0o444); err != nil {
+			t.Fatal(err)
+		}
+		s, err := Open(dir, nil)
+		if err == nil {
+			t.Errorf("%d commits: opened, k = %d, which another store wrote", commits, contents[int](t, mustSnapshot(t, s))["k"])
+			s.Close()
+		}
+		if rep, err := Verify(t.Context(), dir); err == nil && rep.OK() {
+			t.Errorf("%d commits: Verify finds nothing", commits)
+		}
+	}
+}
+
+// TestForeignManifestNameInForeignDir: "Nothing is changed", says the doc of
+// these errors.
+func TestForeignManifestNameInForeignDir(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, manifestName(1))
+	if err := os.WriteFile(path, []byte("hello"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	before := filesOf(t, dir)
+	_, err := Open(dir, nil)
+	wantCorrupt(t, "Open", err, path)
+	wantSameFiles(t, dir, before)
+}
+
+// TestNilCodec: nil is the store's codec, as in Options.
+func TestNilCodec(t *testing.T) {
+	s := testStore(t, nil, nil)
+	if _, err := s.Put(t.Context(), "k", 1, WithCodec(nil)); err != nil {
+		t.Error(err)
+	}
+}

@@ -492,6 +492,15 @@ func (s *Store) settled(st *state, highest uint64) (bool, error) {
 	if len(seqs) == 0 || seqs[len(seqs)-1] != highest {
 		return false, nil
 	}
+	for _, seq := range seqs {
+		// Nothing of its own lineage speaks for st, so nothing of another
+		// store may be there that speaks against it. (A manifest 1 may: its
+		// creator was late.)
+		h, err := s.loadHeader(seq)
+		if err == nil && seq > 1 && h.store != st.store {
+			return false, &CorruptError{s.manifestPath(st.seq), 32, fmt.Sprintf("it belongs to store %v, and %s to store %v", st.store, manifestName(seq), h.store)}
+		}
+	}
 	return s.still(st)
 }
 

@@ -51,9 +51,14 @@ type putOptions struct {
 	err     error
 }
 
-// WithCodec encodes the value with c instead of the store's codec.
+// WithCodec encodes the value with c instead of the store's codec. nil is the
+// store's codec.
 func WithCodec(c codec.Codec) PutOption {
-	return func(o *putOptions) { o.codec = c }
+	return func(o *putOptions) {
+		if c != nil {
+			o.codec = c
+		}
+	}
 }
 
 // WithTTL lets the record expire d after the time of its commit. d must be

@@ -92,7 +92,8 @@ func orphaned(t *testing.T) (m *simMachine, b, old *Store, goOnA chan<- struct{}
 	old = mustOpen(t, simDir, &Options{ReadOnly: true}, m.system(plain(m.disk)))
 
 	stopC, dead := stopAt(faultfs.OpRename, 3), make(chan struct{})
-	c := mustOpen(t, simDir, nil, m.system(&faultfs.Hooked{FS: m.disk,
+	c := mustOpen(t, simDir, nil, m.system(&faultfs.Hooked{
+		FS: m.disk,
 		Before: func(op faultfs.Op) error {
 			select {
 			case <-dead:

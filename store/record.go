@@ -35,11 +35,11 @@ func (id ID) String() string { return hex.EncodeToString(id[:]) }
 
 // ParseID is the inverse of [ID.String].
 func ParseID(s string) (ID, error) {
-	var id ID
-	if n, err := hex.Decode(id[:], []byte(s)); err != nil || n != len(id) || len(s) != 2*len(id) {
+	b, err := hex.DecodeString(s)
+	if err != nil || len(b) != len(ID{}) {
 		return ID{}, fmt.Errorf("id %q is not 32 hexadecimal digits", s)
 	}
-	return id, nil
+	return ID(b), nil
 }
 
 // A Record is a named value.

@@ -143,8 +143,9 @@ func open(dir string, opts *Options, sys system) (_ *Store, err error) {
 		}
 	}()
 	create := !s.opts.ReadOnly && !s.opts.NoCreate
+	made := false
 	if create {
-		if err := s.makeDir(); err != nil {
+		if made, err = s.makeDir(); err != nil {
 			return nil, err
 		}
 	}
@@ -152,26 +153,43 @@ func open(dir string, opts *Options, sys system) (_ *Store, err error) {
 	switch {
 	case err != nil:
 		return nil, err
-	case !found && !create:
-		return nil, fmt.Errorf("%s: %w", s.dir, errNoManifest)
+	case found: // looked at before anything is touched
+		err = s.identify()
+	case !create:
+		err = fmt.Errorf("%s: %w", s.dir, errNoManifest)
 	}
-	if !s.opts.ReadOnly {
-		if err := s.openForWriting(found); err != nil {
-			return nil, err
-		}
-	}
-	st, err := s.newest(context.Background())
 	if err != nil {
 		return nil, err
 	}
-	defer st.release()
-	s.id = st.store
-	if !s.opts.ReadOnly {
-		if err := s.finishCreation(st); err != nil {
+	if s.opts.ReadOnly {
+		return s, nil
+	}
+	if err := s.openLock(); err != nil {
+		return nil, err
+	}
+	if !found {
+		if err := s.create(made); err != nil {
+			return nil, err
+		}
+		if err := s.identify(); err != nil {
 			return nil, err
 		}
 	}
+	if err := s.finishCreation(); err != nil {
+		return nil, err
+	}
 	return s, nil
+}
+
+// identify finds the newest state, and with it the store's id.
+func (s *Store) identify() error {
+	st, err := s.newest(context.Background())
+	if err != nil {
+		return err
+	}
+	defer st.release()
+	s.id = st.store
+	return nil
 }
 
 // survey looks at the directory before anything is done in it. It reports
@@ -206,9 +224,9 @@ func ownName(name string) bool {
 	return strings.HasPrefix(name, "lock.") || strings.HasPrefix(name, "segment.")
 }
 
-// openForWriting opens LOCK, makes sure that the directory can hold a shared
-// store, and creates the store if there is none.
-func (s *Store) openForWriting(found bool) error {
+// openLock opens LOCK, after it has made sure that the directory can hold a
+// shared store.
+func (s *Store) openLock() error {
 	if err := s.checkDir(); err != nil {
 		return err
 	}
@@ -218,14 +236,9 @@ func (s *Store) openForWriting(found bool) error {
 	}
 	s.lock = lock
 	if s.network.Load() {
-		if err := s.probePublishing(); err != nil {
-			return err
-		}
+		return s.probePublishing()
 	}
-	if found {
-		return nil
-	}
-	return s.create()
+	return nil
 }
 
 // Close waits for the updates under way, then closes the store. Snapshots

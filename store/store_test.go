@@ -732,7 +732,7 @@ func TestTyped(t *testing.T) {
 		t.Fatal(err)
 	}
 	stop := errors.New("stop")
-	if _, err := r.Update(ctx, "k", func(result, bool) (result, error) { return result{}, stop }); err != stop { //nolint:errorlint // as it is
+	if _, err := r.Update(ctx, "k", func(result, bool) (result, error) { return result{}, stop }); err != stop {
 		t.Errorf("got %v, want the function's error as it is", err)
 	}
 	if _, err := r.Update(ctx, "k", nil); !errors.Is(err, store.ErrNilFunc) {
@@ -805,5 +805,13 @@ func TestStat(t *testing.T) {
 	}
 	if st, err := s.Stat(t.Context()); err != nil || st.Durable {
 		t.Errorf("with the mark taken away: durable %v, %v; want false", st.Durable, err)
+	}
+}
+
+func TestParseIDTooLong(t *testing.T) {
+	for _, s := range []string{strings.Repeat("0", 34), strings.Repeat("0", 100)} {
+		if got, err := store.ParseID(s); err == nil {
+			t.Errorf("ParseID(%q) = %v, want an error", s, got)
+		}
 	}
 }

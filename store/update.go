@@ -54,6 +54,8 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) (Revision, er
 // submit queues fn and waits for the answer.
 func (s *Store) submit(ctx context.Context, fn func(tx *Tx) error) outcome {
 	switch {
+	case s.isClosed():
+		return outcome{err: fmt.Errorf("update %s: %w", s.dir, fs.ErrClosed)}
 	case s.opts.ReadOnly:
 		return outcome{err: fmt.Errorf("update %s: %w", s.dir, ErrReadOnly)}
 	case ctx.Err() != nil:

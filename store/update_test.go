@@ -246,7 +246,7 @@ func TestFailedUpdateChangesNothing(t *testing.T) {
 						}
 						return tc.fn(tx)
 					})
-					if tc.err == stop && err != stop { //nolint:errorlint // as it is
+					if tc.err == stop && err != stop {
 						t.Errorf("got %v, want the function's error as it is", err)
 					}
 					if !errors.Is(err, tc.err) {
@@ -325,7 +325,7 @@ func TestGroupMembersFailAlone(t *testing.T) {
 			case 0:
 				ok = errs[i] == nil && end[i]
 			case 1:
-				ok = errs[i] == stop && end[i] //nolint:errorlint // as it is
+				ok = errs[i] == stop && end[i]
 			case 2:
 				ok = boom[i] == i && !end[i]
 			case 3:

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"slices"
 
 	"github.com/recordstore/recordstore/codec"
@@ -13,7 +14,7 @@ import (
 
 // A Report is what [Verify] found.
 type Report struct {
-	Dir   string
+	Dir   string       // absolute path
 	Files []FileReport // in the order of their names
 }
 
@@ -45,7 +46,9 @@ type FileReport struct {
 	Marked   bool  // a manifest known to be on disk
 	Err      error // why it is damaged or could not be read
 
-	boot boot.ID // of the machine run that published it, if it is whole
+	// Of one that is whole:
+	store ID
+	boot  boot.ID // of the machine run that published it
 }
 
 // Verify reads every file of the store in dir, checks all checksums, and that
@@ -65,6 +68,10 @@ func verify(ctx context.Context, dir string, sys system) (Report, error) {
 	} else if !errors.Is(openErr, ErrCorrupt) && !errors.Is(openErr, ErrNewerVersion) {
 		return Report{}, fmt.Errorf("verify: %w", openErr)
 	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return Report{}, fmt.Errorf("verify: %w", err)
+	}
 	v := &Store{sys: sys, dir: dir} // reads each file by itself, whatever the others say
 	names, err := sys.fs.ReadDir(dir)
 	if err != nil {
@@ -78,6 +85,14 @@ func verify(ctx context.Context, dir string, sys system) (Report, error) {
 		}
 		if f, ok := v.inspect(name); ok {
 			out.Files = append(out.Files, f)
+		}
+	}
+	// Files that are whole each by itself may not belong together.
+	if damage := (*CorruptError)(nil); out.OK() && errors.As(openErr, &damage) {
+		for i := range out.Files {
+			if f := &out.Files[i]; v.path(f.Name) == damage.Path {
+				f.Status, f.Err = StatusDamaged, damage
+			}
 		}
 	}
 	return out, judge(&out, s)
@@ -116,7 +131,7 @@ func (s *Store) inspect(name string) (FileReport, bool) {
 		case err != nil:
 			f.Status, f.Err = StatusUnread, err
 		default:
-			f.Revision, f.Records, f.boot = st.lastRev, len(st.recs), st.boot
+			f.Revision, f.Records, f.store, f.boot = st.lastRev, len(st.recs), st.store, st.boot
 			st.release()
 		}
 	}
@@ -143,6 +158,8 @@ func judge(out *Report, s *Store) error {
 		case f.Status == StatusDamaged && !f.Marked && (f.Sequence > st.seq || restarted(out.Files, i)):
 			// Above the newest: opening the store has skipped it, with reason.
 			f.Status, f.Err = StatusTorn, nil
+		case f.Status == StatusOK && f.store != st.store && f.Sequence > 1: // a creator may be late
+			f.Status, f.Err = StatusDamaged, &CorruptError{s.manifestPath(f.Sequence), 32, fmt.Sprintf("it belongs to store %v, this is %v", f.store, st.store)}
 		case f.Status == StatusOK && f.Sequence == st.seq:
 			f.Status = StatusNewest
 			if err := decodable(st); err != nil {
