@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -77,10 +78,38 @@ func wantState(t *testing.T, sys system, keys ...string) {
 	}
 }
 
-// orphaned returns a disk on which sequence 3 is an orphan: its writer took
-// sequence 2 for the newest, stood still while the others went on to sequence
-// 8 and retired all below 7, published, and died. A second writer, a, stands
-// just before publishing sequence 4 on top of the true sequence 3.
+// doomed starts an update of a new process that stands still before it
+// publishes the sequence, and dies as soon as it has.
+func doomed(t *testing.T, m *simMachine, seq uint64, key string) (st *stop, dead <-chan struct{}) {
+	t.Helper()
+	st = stopAt(faultfs.OpRename, seq)
+	died := make(chan struct{})
+	s := mustOpen(t, simDir, nil, m.system(&faultfs.Hooked{FS: m.disk,
+		Before: func(op faultfs.Op) error {
+			select {
+			case <-died:
+				return errDead
+			default:
+				return st.before(op)
+			}
+		},
+		After: func(op faultfs.Op, err error) error {
+			if op.Kind == faultfs.OpRename {
+				close(died)
+			}
+			return err
+		},
+	}))
+	start(s, key)
+	<-st.reached
+	return st, died
+}
+
+// orphaned returns a disk on which sequences 2 and 3 are orphans: their
+// writers took sequences 1 and 2 for the newest, stood still while the others
+// went on to sequence 8 and retired all below 7, published, and died. Another
+// writer, a, stands just before publishing sequence 4 on top of the true
+// sequence 3.
 //
 // old is a reader that has seen sequence 2 and nothing since.
 func orphaned(t *testing.T) (m *simMachine, b, old *Store, goOnA chan<- struct{}, doneA <-chan error) {
@@ -88,29 +117,11 @@ func orphaned(t *testing.T) (m *simMachine, b, old *Store, goOnA chan<- struct{}
 	m = newMachine(faultfs.NewDisk(), 1)
 	m.lock = nil
 	b = mustOpen(t, simDir, nil, m.system(plain(m.disk)))
+	stopD, deadD := doomed(t, m, 2, "d/0")
 	mustUpdate(t, b, "b/0")
 	old = mustOpen(t, simDir, &Options{ReadOnly: true}, m.system(plain(m.disk)))
 
-	stopC, dead := stopAt(faultfs.OpRename, 3), make(chan struct{})
-	c := mustOpen(t, simDir, nil, m.system(&faultfs.Hooked{
-		FS: m.disk,
-		Before: func(op faultfs.Op) error {
-			select {
-			case <-dead:
-				return errDead
-			default:
-				return stopC.before(op)
-			}
-		},
-		After: func(op faultfs.Op, err error) error {
-			if op.Kind == faultfs.OpRename {
-				close(dead)
-			}
-			return err
-		},
-	}))
-	start(c, "c/0")
-	<-stopC.reached
+	stopC, deadC := doomed(t, m, 3, "c/0")
 	mustUpdate(t, b, "b/1")
 
 	stopA := stopAt(faultfs.OpRename, 4)
@@ -118,11 +129,13 @@ func orphaned(t *testing.T) (m *simMachine, b, old *Store, goOnA chan<- struct{}
 	doneA = start(a, "a/0")
 	<-stopA.reached
 	mustUpdate(t, b, "b/2", "b/3", "b/4", "b/5", "b/6")
+	close(stopD.goOn)
+	<-deadD
 	close(stopC.goOn)
-	<-dead
+	<-deadC
 	seqs, _, err := b.list()
-	if err != nil || fmt.Sprint(seqs) != "[3 7 8]" {
-		t.Fatalf("there are manifests %v, %v; want an orphan 3 and 7, 8", seqs, err)
+	if err != nil || fmt.Sprint(seqs) != "[2 3 7 8]" {
+		t.Fatalf("there are manifests %v, %v; want orphans 2 and 3, and 7, 8", seqs, err)
 	}
 	return m, b, old, stopA.goOn, doneA
 }
@@ -138,8 +151,8 @@ func TestBaseCheckIdentity(t *testing.T) {
 	wantState(t, m.system(plain(m.disk)), "b/0", "b/1", "b/2", "b/3", "b/4", "b/5", "b/6", "a/0")
 }
 
-// A directory that is being read while names come and go may show the orphan
-// alone.
+// A directory that is being read while names come and go may show the orphans
+// alone, and the name of an orphan's parent holds a manifest.
 func TestOrphanInListing(t *testing.T) {
 	m, b, _, goOn, done := orphaned(t)
 	defer b.Close()
@@ -149,7 +162,7 @@ func TestOrphanInListing(t *testing.T) {
 			if seen {
 				return names
 			}
-			return []string{lockName, manifestName(3)}
+			return []string{lockName, manifestName(2), manifestName(3)}
 		}},
 		Before: func(op faultfs.Op) error {
 			seen = seen || op.Kind == faultfs.OpOpen
@@ -232,6 +245,101 @@ type listing struct {
 func (l listing) ReadDir(dir string) ([]string, error) {
 	names, err := l.Disk.ReadDir(dir)
 	return l.filter(names), err
+}
+
+// Nothing is retired on behalf of a manifest that could not be marked.
+func TestRetirementWithoutMark(t *testing.T) {
+	m := newMachine(faultfs.NewDisk(), 1)
+	marking := false
+	s := mustOpen(t, simDir, nil, m.system(&faultfs.Hooked{FS: m.disk,
+		Before: func(op faultfs.Op) error {
+			switch {
+			case op.Kind == faultfs.OpRename:
+				marking = true
+			case op.Kind == faultfs.OpCreate:
+				marking = false
+			case op.Kind == faultfs.OpChmod && marking:
+				return syscall.EPERM
+			case op.Kind == faultfs.OpRemove:
+				t.Errorf("%s is removed, and no manifest is marked", op.Path)
+			}
+			return nil
+		},
+	}))
+	defer s.Close()
+	for i := range 10 {
+		mustUpdate(t, s, updateKey("w", i))
+	}
+}
+
+// A group has been flushed and retires, when three later ones of the same
+// process are published and not yet flushed: what they stand on must stay.
+func TestRetirementBelowMark(t *testing.T) {
+	m := newMachine(faultfs.NewDisk(), 1)
+	first, others := make(chan struct{}), make(chan struct{})
+	syncs, armed := 0, false
+	marked := func() (highest uint64) {
+		for seq := uint64(1); seq < 20; seq++ {
+			if info, err := m.disk.Lstat(simDir + "/" + manifestName(seq)); err == nil && info.Marked() {
+				highest = seq
+			}
+		}
+		return highest
+	}
+	var mu sync.Mutex
+	s := mustOpen(t, simDir, nil, m.system(&faultfs.Hooked{FS: m.disk, Before: func(op faultfs.Op) error {
+		mu.Lock()
+		var wait <-chan struct{}
+		switch {
+		case op.Kind == faultfs.OpRemove && strings.Contains(op.Path, manifestPrefix):
+			seq, _ := parseManifestName(strings.TrimPrefix(op.Path, simDir+"/"))
+			if seq+1 >= marked() {
+				t.Errorf("sequence %d is removed, the highest that is marked is %d", seq, marked())
+			}
+		case op.Kind == faultfs.OpSync && armed:
+			if syncs++; syncs == 1 {
+				wait = first
+			} else {
+				wait = others
+			}
+		}
+		mu.Unlock()
+		if wait != nil {
+			<-wait
+		}
+		return nil
+	}}))
+	defer s.Close()
+	mustUpdate(t, s, "w/0") // sequence 2
+	mu.Lock()
+	armed = true
+	mu.Unlock()
+	var done []<-chan error
+	for i := range 4 { // 3 to 6, one published after the other
+		done = append(done, start(s, updateKey("v", i)))
+		for s.cur.Load().seq != uint64(i)+3 {
+			runtime.Gosched()
+		}
+	}
+	close(first)
+	if err := <-done[0]; err != nil {
+		t.Fatal(err)
+	}
+	// Its retirement is over when its names are gone, at the latest with the
+	// others'.
+	for {
+		if _, err := m.disk.Lstat(simDir + "/" + manifestName(1)); err != nil {
+			break
+		}
+		runtime.Gosched()
+	}
+	close(others)
+	for _, d := range done[1:] {
+		if err := <-d; err != nil {
+			t.Fatal(err)
+		}
+	}
+	settle(s)
 }
 
 // What is said of a state that another process has published and not yet

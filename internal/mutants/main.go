@@ -38,7 +38,7 @@ const (
 var mutants = []mutant{
 	{
 		"flush: the file is not flushed", "store/update.go",
-		"if err := f.Sync(); err != nil {\n\t\t\treturn fmt.Errorf(\"%w: %w\", ErrNotDurable, err)", "if err := error(nil); err != nil {\n\t\t\treturn fmt.Errorf(\"%w: %w\", ErrNotDurable, err)", power,
+		"if err := f.Sync(); err != nil {\n\t\t\t// The file's", "if err := error(nil); err != nil {\n\t\t\t// The file's", power,
 	},
 	{
 		"flush: the directory is not flushed", "store/update.go",
@@ -50,11 +50,11 @@ var mutants = []mutant{
 	},
 	{
 		"flush: answered before it", "store/update.go",
-		"err := s.flush(g.st)\n\t\tg.answer(err) // no answer before the flush", "g.answer(nil)\n\t\terr := s.flush(g.st)", power,
+		"		err := s.flush(g.st)\n", "		g.answer(nil)\n		err := s.flush(g.st)\n", power,
 	},
 	{
-		"flush: retired before it", "store/update.go",
-		"		err := s.flush(g.st)\n", "		s.retire(g.st)\n		err := s.flush(g.st)\n", power,
+		"retire: below a manifest that is not marked", "store/retire.go",
+		"if err != nil || !self.Marked() {", "if err != nil {", "^TestRetirementWithoutMark$",
 	},
 	{
 		"flush: nothing published, nothing marked, and answered", "store/update.go",
@@ -70,7 +70,7 @@ var mutants = []mutant{
 	},
 	{
 		"create: the parent directory is not flushed", "store/create.go",
-		"if err := s.sys.fs.SyncDir(filepath.Dir(s.dir)); err != nil {", "if filepath.Dir(s.dir) == \"\" {", power,
+		"if err := s.sys.fs.SyncDir(filepath.Dir(s.dir)); err != nil && (", "if err := error(nil); filepath.Dir(s.dir) == \"\" && (", power,
 	},
 	{
 		"create: its name is not flushed before it is built on", "store/create.go",
@@ -125,8 +125,12 @@ var mutants = []mutant{
 		"for _, seq := range seqs {", "slices.Reverse(seqs)\n\tfor _, seq := range seqs {\n\t\tif seq >= limit {\n\t\t\tcontinue\n\t\t}", "^TestRetirementOrder$",
 	},
 	{
-		"retire: not below the marked manifest only", "store/retire.go",
-		"limit := marked.seq - min(marked.seq, uint64(s.sys.keep-1))", "limit := s.cur.Load().seq", schedules,
+		"retire: below the newest, not the marked", "store/retire.go",
+		"limit := marked.seq - min(marked.seq, uint64(s.sys.keep-1))", "limit := s.cur.Load().seq - uint64(s.sys.keep-1)", "^TestRetirementBelowMark$",
+	},
+	{
+		"retire: none kept for readers", "store/retire.go",
+		"limit := marked.seq - min(marked.seq, uint64(s.sys.keep-1))", "limit := marked.seq", "^TestRetirementOrder$",
 	},
 	{
 		"newest: what is above is adopted without a look back", "store/newest.go",
@@ -134,7 +138,7 @@ var mutants = []mutant{
 	},
 	{
 		"newest: a listed manifest counts without its parent", "store/newest.go",
-		"return p.commit == parent.commit, err", "return true, err", schedules,
+		"return p.commit == parent.commit, err", "return p.seq == parent.seq, err", "^TestOrphanInListing$",
 	},
 	{
 		"newest: a listing is believed at once", "store/newest.go",
