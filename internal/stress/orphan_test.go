@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -46,6 +47,7 @@ func TestKilledParent(t *testing.T) {
 	await(t, "4 workers", func() bool { return len(workersIn(t, dir)) == 4 })
 	workers := workersIn(t, dir)
 	for _, pid := range workers {
+		await(t, "a worker past its start", func() bool { return ignores(t, pid, syscall.SIGQUIT) })
 		for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT} {
 			if err := syscall.Kill(pid, sig); err != nil {
 				t.Error(err)
@@ -88,6 +90,22 @@ func await(t *testing.T, what string, holds func() bool) {
 			t.Fatalf("waited 30 s for %s", what)
 		}
 	}
+}
+
+// ignores tells whether a process ignores a signal.
+func ignores(t *testing.T, pid int, sig syscall.Signal) bool {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, ok := strings.Cut(string(b), "\nSigIgn:\t")
+	mask, _, _ := strings.Cut(after, "\n")
+	n, err := strconv.ParseUint(mask, 16, 64)
+	if !ok || err != nil {
+		t.Fatalf("no ignored signals in %s: %v", b, err)
+	}
+	return n&(1<<(sig-1)) != 0
 }
 
 // workersIn returns the processes that work in dir.
