@@ -84,7 +84,8 @@ func doomed(t *testing.T, m *simMachine, seq uint64, key string) (st *stop, dead
 	t.Helper()
 	st = stopAt(faultfs.OpRename, seq)
 	died := make(chan struct{})
-	s := mustOpen(t, simDir, nil, m.system(&faultfs.Hooked{FS: m.disk,
+	s := mustOpen(t, simDir, nil, m.system(&faultfs.Hooked{
+		FS: m.disk,
 		Before: func(op faultfs.Op) error {
 			select {
 			case <-died:
@@ -251,7 +252,8 @@ func (l listing) ReadDir(dir string) ([]string, error) {
 func TestRetirementWithoutMark(t *testing.T) {
 	m := newMachine(faultfs.NewDisk(), 1)
 	marking := false
-	s := mustOpen(t, simDir, nil, m.system(&faultfs.Hooked{FS: m.disk,
+	s := mustOpen(t, simDir, nil, m.system(&faultfs.Hooked{
+		FS: m.disk,
 		Before: func(op faultfs.Op) error {
 			switch {
 			case op.Kind == faultfs.OpRename:
