@@ -16,12 +16,15 @@
 //     [File]. Shared locks exclude only exclusive ones.
 //   - Death releases. The kernel releases the locks and the places in the queue of
 //     a process that ends, however it ends. What remains is the file, and in it the
-//     dead holder's record, which [File.Holder] knows not to believe.
-//   - Waiting costs nothing and ends when the context does. Nothing polls. However
-//     many goroutines wait on a [File], and however many of them give up, at most
-//     one operating-system thread is blocked.
+//     dead holder's record, which [File.Holder] knows not to believe once the lock
+//     is free, and which the next exclusive holder overwrites.
+//   - Waiting costs nothing and ends when the context does. No wait polls; only
+//     a try ([File.TryLock]) looks again, for at most 5 ms, while the lock changes
+//     hands (Linux). However many goroutines wait on a [File], and however many of them
+//     give up, at most two operating-system threads are blocked, one for each kind
+//     of lock.
 //   - Waiters are told who is in their way: a wait that ends without the lock
-//     returns a [HeldError] that names the holder.
+//     returns a [HeldError] that names the holder, if he is known.
 //   - The lock file is never removed and never truncated. After locking, the device
 //     and inode of what was locked are compared with those the path names, so that
 //     processes agree on one file even when someone has replaced it.
@@ -33,10 +36,15 @@
 // Files joined the queue, across processes. A File is in the queue once, on behalf
 // of its first waiter, and serves its own waiters in the order in which they came;
 // so a process with a hundred waiting goroutines gets no more turns than one with
-// a single one. Shared locks queue with the exclusive ones, and are granted
-// together when nothing exclusive is between them: a stream of readers does not
-// starve a writer, nor the reverse. The queue is a matter of politeness only.
-// Exclusion does not depend on it, and a damaged queue puts itself right.
+// a single one. A waiter who gives up is out of the way at once. His place goes to
+// the next waiter of his File for a lock of the same kind, ahead of those who came
+// between even if the File had no waiters for a while, unless its turn came
+// meanwhile; a next waiter for the other kind joins at the end.
+//
+// Shared locks queue with the exclusive ones, and are granted together when no
+// exclusive one is between them: a stream of readers does not starve a writer, nor
+// the reverse. The queue is a matter of politeness only. Exclusion does not depend
+// on it, and a damaged queue puts itself right.
 //
 // Elsewhere the order is the kernel's, which promises none; there a stream of
 // readers in other processes can keep a writer waiting.
@@ -45,9 +53,12 @@
 //
 //   - The lock is advisory: it excludes those who ask for it.
 //   - A process that is suspended (SIGSTOP) while it holds the lock, or when its
-//     turn comes, holds everyone up until it continues or ends.
+//     turn comes, holds everyone up until it continues or ends; suspended while it
+//     joins the queue, it holds up those who come after it.
 //   - If the file is deleted or replaced while the lock is held, those who come
-//     later lock the new file, and there are two holders. [Lock.Check] tells.
+//     later lock the new file, and there are two holders. [Lock.Check] tells. Who
+//     is already waiting goes on waiting until the old file is released, and so
+//     does who comes later to a File that is still blocked on it.
 //   - On a network file system the lock is as good as the server and the mount
 //     options make it: with NFS "nolock" or "local_lock=all" it is silently
 //     confined to one machine, and a lease can be lost while the holder sleeps.
@@ -71,7 +82,8 @@
 //
 // On Linux a program that locks the whole file with fcntl(2) locks, such as
 // flock(1) with --fcntl, excludes the users of this package and is excluded by
-// them. It is not in the queue, and gets the lock when nobody is waiting.
+// them. It is not in the queue, and gets the lock when nobody is waiting. While it
+// has the lock, no holder is named.
 //
 // # Compatibility
 //
@@ -124,19 +136,22 @@ var errBusy = errors.New("busy")
 const MaxData = 256
 
 // A HeldError is reported when a lock was not available: at once to those who
-// try, and to those who wait when their context ends.
+// try, and when their context ends, or has ended, to those who wait.
 type HeldError struct {
 	Path   string
 	Holder Holder // who held it when the error was made, if Known
-	Known  bool   // false if it was held shared, or was just changing hands
-	Err    error  // the context's error if a wait ended; nil if it was only a try
+	Known  bool   // false if it was held shared or by a stranger, or was changing hands
+	Err    error  // the context's error; nil if it was only a try
 }
 
-// Error names the lock file and, if it is known, the holder.
+// Error names the lock file and, if it is known, the holder. If it is not, the
+// lock may by now be free.
 func (e *HeldError) Error() string {
-	s := "lock " + e.Path + " is held"
+	s := "lock " + e.Path
 	if e.Known {
-		s += " by " + e.Holder.String()
+		s += " is held by " + e.Holder.String()
+	} else {
+		s += " was not available"
 	}
 	if e.Err != nil {
 		s += ": " + e.Err.Error()
@@ -171,7 +186,7 @@ type Options struct {
 // over through one File orders memory as a mutex does; two Files in a process
 // exclude each other, but the race detector cannot see that they do.
 //
-// A File keeps two or three file descriptors, none of which a child process
+// A File keeps two to four file descriptors, none of which a child process
 // inherits, and one more for each group of shared locks that it holds at a time.
 // A process that ends without closing it leaves nothing behind but the file.
 type File struct {
@@ -182,14 +197,18 @@ type File struct {
 
 	looking sync.Mutex // at most one waiter at a time finds out who holds the lock
 
-	mu           sync.Mutex // protects what follows, and is never held in a call that waits for a lock
-	closed       bool
-	waiters      list.List // of *waiter, in order of arrival
-	acquiring    bool      // the acquirer is running; it is whenever there are waiters
-	parked       *handle   // what the acquirer is blocked on, if it is
-	parkedShared bool      // what for
-	joinable     *handle   // locked shared; further shared locks may join
-	spare        []*handle // open and not locked
+	mu                   sync.Mutex // protects what follows, and is never held in a call that waits for a lock
+	closed               bool
+	waiters              list.List // of *waiter, in order of arrival
+	exclusively, sharing acquirer  // the one that the first waiter needs is running
+	joinable             *handle   // locked shared; further shared locks may join
+	spare                []*handle // open and not locked
+}
+
+// An acquirer is the goroutine that waits for locks of one kind.
+type acquirer struct {
+	running bool
+	parked  *handle // what it is blocked on, if it is
 }
 
 // Open opens the lock file at path, and creates it if it is missing. An existing
@@ -231,7 +250,9 @@ func (f *File) Name() string { return f.name }
 // the lock for: purpose, of which the first 256 bytes are kept.
 //
 // When ctx ends the wait, Lock returns a *[HeldError] that wraps the context's
-// error and [ErrLocked] and names the holder. When the File is closed meanwhile
+// error and [ErrLocked] and names the holder. If ctx has ended before, the lock is
+// not tried, and the error is the same if there is a known holder, and otherwise
+// wraps the context's error alone. When the File is closed, before or meanwhile,
 // the error wraps fs.ErrClosed. If the lock file is found to be deleted or
 // replaced, Lock opens the path anew, as [Open] did, and waits for that; a missing
 // directory is an error. The operating system's errors are *fs.PathError.
@@ -305,6 +326,10 @@ func ReadData(path string) ([]byte, error) {
 // fs.ErrClosed, as does every method called later, a second Close among them.
 // Locks that were obtained from the File stay held, and usable, until they are
 // unlocked.
+//
+// A File whose waits were abandoned keeps, for each kind of lock, one thread and
+// one descriptor until the lock is next released, Close or not: open a File once,
+// and keep it.
 func (f *File) Close() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

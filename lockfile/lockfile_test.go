@@ -348,13 +348,20 @@ func eventually(t testing.TB, what string, cond func() bool) {
 	}
 }
 
-// waiting reports whether the acquirer of f is about to block in the kernel, or
-// does, for n waiters.
+// waiting reports whether f has n waiters, and the acquirer that the first of them
+// needs is about to block in the kernel, or does.
 func waiting(f *File, n int) func() bool {
 	return func() bool {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		return f.parked != nil && f.waiters.Len() == n
+		front := f.frontLocked()
+		if front == nil || f.waiters.Len() != n {
+			return false
+		}
+		if front.shared {
+			return f.sharing.parked != nil
+		}
+		return f.exclusively.parked != nil
 	}
 }
 
@@ -545,11 +552,53 @@ func TestDeadlineNamesHolder(t *testing.T) {
 	if !strings.HasPrefix(err.Error(), want) || !strings.HasSuffix(err.Error(), ", for nightly build: context deadline exceeded") {
 		t.Errorf("error %q", err)
 	}
-	if _, err := f.Lock(ctx, ""); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("with a context that is done: %v", err)
-	}
 	p.finish()
 	mustUnlock(t, mustLock(t, f, ""))
+}
+
+func TestEndedContext(t *testing.T) {
+	path := lockPath(t)
+	f := mustOpen(t, path)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, lock := range []func(context.Context, string) (*Lock, error){f.Lock, f.RLock} {
+		if _, err := lock(ctx, ""); !errors.Is(err, context.Canceled) || errors.Is(err, ErrLocked) || !strings.Contains(err.Error(), "did not wait") {
+			t.Errorf("a free lock: %v", err)
+		}
+		l := mustLock(t, mustOpen(t, path), "work")
+		var held *HeldError
+		if _, err := lock(ctx, ""); !errors.Is(err, context.Canceled) || !errors.As(err, &held) || held.Holder.Purpose != "work" {
+			t.Errorf("a lock that is held: %v", err)
+		}
+		mustUnlock(t, l)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Lock(ctx, ""); !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("a closed File: %v", err)
+	}
+}
+
+// TestHeldErrorText: it does not say more than is known.
+func TestHeldErrorText(t *testing.T) {
+	now := time.Now()
+	holder := Holder{PID: 123, Host: "host", Command: "recordctl", Since: now}
+	for _, tt := range []struct {
+		err  *HeldError
+		want string
+	}{
+		{&HeldError{Path: "LOCK"}, "lock LOCK was not available"},
+		{&HeldError{Path: "LOCK", Err: context.Canceled}, "lock LOCK was not available: context canceled"},
+		{
+			&HeldError{Path: "LOCK", Known: true, Holder: holder, Err: context.Canceled},
+			"lock LOCK is held by " + holder.String() + ": context canceled",
+		},
+	} {
+		if got := tt.err.Error(); got != tt.want || !errors.Is(tt.err, ErrLocked) {
+			t.Errorf("%q, want %q", got, tt.want)
+		}
+	}
 }
 
 func TestTry(t *testing.T) {
@@ -740,8 +789,8 @@ func TestOtherKind(t *testing.T) {
 	}
 }
 
-// TestManyWaitsOneThread lets ten thousand waits come and go.
-func TestManyWaitsOneThread(t *testing.T) {
+// TestManyWaitsTwoThreads lets ten thousand waits come and go, of both kinds.
+func TestManyWaitsTwoThreads(t *testing.T) {
 	path := lockPath(t)
 	f := mustOpen(t, path)
 	p := start(t, nil, "hold", path)
@@ -749,11 +798,15 @@ func TestManyWaitsOneThread(t *testing.T) {
 	before := threads(t)
 	for range 10 {
 		var wg sync.WaitGroup
-		for range 1000 {
+		for i := range 1000 {
 			wg.Go(func() {
 				ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
 				defer cancel()
-				if l, err := f.Lock(ctx, ""); err == nil {
+				lock := f.Lock
+				if i%2 == 1 {
+					lock = f.RLock
+				}
+				if l, err := lock(ctx, ""); err == nil {
 					t.Error("two holders")
 					l.Unlock()
 				}
@@ -761,7 +814,7 @@ func TestManyWaitsOneThread(t *testing.T) {
 		}
 		wg.Wait()
 	}
-	// One is blocked; a few more are the scheduler's, which makes threads when
+	// Two are blocked; a few more are the scheduler's, which makes threads when
 	// system calls take long.
 	if after := threads(t); after > before+10 {
 		t.Errorf("%d threads before, %d after", before, after)
@@ -864,6 +917,33 @@ func TestReplaced(t *testing.T) {
 			mustUnlock(t, mustLock(t, f, ""))
 		})
 	}
+}
+
+// TestReplacedWhileHeld: who has locked the old file is not in the way of a File
+// that opened it too, but has not waited for it.
+func TestReplacedWhileHeld(t *testing.T) {
+	path := lockPath(t)
+	f, g := mustOpen(t, path), mustOpen(t, path)
+	old := mustLock(t, mustOpen(t, path), "old")
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	l, err := f.TryLock("new")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Check(); err != nil {
+		t.Errorf("locked the old file: %v", err)
+	}
+	waiter, _ := lockLater(g, true)
+	eventually(t, "waiting", waiting(g, 1))
+	mustUnlock(t, l)
+	r := receive(t, waiter)
+	if err := r.Check(); err != nil {
+		t.Errorf("waited for the old file: %v", err)
+	}
+	mustUnlock(t, r)
+	mustUnlock(t, old)
 }
 
 func TestReplacedShared(t *testing.T) {
@@ -1086,10 +1166,10 @@ func TestClose(t *testing.T) {
 	}
 	mustUnlock(t, l)
 	mustUnlock(t, mustLock(t, h, ""))
-	eventually(t, "the acquirer gone", func() bool {
+	eventually(t, "the acquirers gone", func() bool {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		return !f.acquiring && len(f.spare) == 0
+		return !f.exclusively.running && !f.sharing.running && len(f.spare) == 0
 	})
 }
 

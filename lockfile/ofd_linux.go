@@ -1,6 +1,7 @@
 package lockfile
 
 import (
+	"errors"
 	"io"
 
 	"golang.org/x/sys/unix"
@@ -118,7 +119,7 @@ func (h *handle) enter(shared bool) error {
 		h.place = place{turn: t, ticket: t}
 		le.PutUint64(b[:], uint64(t+ticketStep))
 		_ = h.writeAt(b[:], ticketOffset)
-	case errBusy:
+	case errBusy, errForeign:
 		// Someone who is not one of us has locked them all. Wait for him too.
 		h.place = place{turn: gate}
 	default:
@@ -130,8 +131,12 @@ func (h *handle) enter(shared bool) error {
 	return errBusy
 }
 
+// errForeign is for a lock to the end of the file, which is not one of ours and may
+// be there for long.
+var errForeign = errors.New("locked by a stranger")
+
 // takeTicket locks the first free ticket from t on. If there is none, it returns
-// errBusy.
+// errBusy, or errForeign.
 func (h *handle) takeTicket(t int64) (int64, error) {
 	for t < gate {
 		err := h.setlk(unix.F_WRLCK, t, 1, false)
@@ -145,7 +150,7 @@ func (h *handle) takeTicket(t int64) (int64, error) {
 		switch {
 		case lk.Type == unix.F_UNLCK: // gone meanwhile: again
 		case lk.Len == 0: // all there are
-			return 0, errBusy
+			return 0, errForeign
 		default:
 			t = (lk.Start + lk.Len + ticketStep - 1) / ticketStep * ticketStep
 		}
@@ -195,7 +200,8 @@ func (h *handle) rejoin() {
 	}
 	// Only someone who is just taking the lock at once is in the way, for as long
 	// as it takes him to make a system call. If he is still there after all this,
-	// we have no ticket, and the kernel will wake us, but latecomers may pass.
+	// or is a stranger, we have no ticket, and the kernel will wake us, but
+	// latecomers may pass.
 	for range 1000 {
 		t, err := h.takeTicket(h.place.turn)
 		if err == nil {
@@ -233,7 +239,7 @@ func (h *handle) probe() (lockState, error) {
 	case lk.Type == unix.F_RDLCK:
 		return lockShared, nil
 	case lk.Len == 0: // the whole file: not one of us
-		return lockSettled, nil
+		return lockForeign, nil
 	}
 	return lockExclusive, nil
 }

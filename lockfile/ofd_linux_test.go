@@ -228,6 +228,116 @@ func TestStaleRecord(t *testing.T) {
 	mustUnlock(t, r)
 }
 
+// TestStaleRecordWholeFileLock: a process that has died does not become the holder
+// again because a stranger has locked the file.
+func TestStaleRecordWholeFileLock(t *testing.T) {
+	path := lockPath(t)
+	p := start(t, nil, "hold", path, "dying")
+	p.expect("locked")
+	p.kill()
+	f := mustOpen(t, path)
+	h, err := f.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.close()
+	if err := h.setlk(unix.F_WRLCK, 0, 0, false); err != nil {
+		t.Fatal(err)
+	}
+	if who, ok, err := f.Holder(); err != nil || ok {
+		t.Errorf("Holder() = %v, %v, %v; want nobody who is known", who, ok, err)
+	}
+	var held *HeldError
+	if _, err := f.TryLock(""); !errors.As(err, &held) || held.Known || strings.Contains(err.Error(), "pid") {
+		t.Errorf("try: %v", err)
+	}
+}
+
+// TestReaderAfterWriterAtGate: a writer gives up while he is about to join the
+// queue, which leaves his acquirer behind, but not the reader who is next.
+func TestReaderAfterWriterAtGate(t *testing.T) {
+	path := lockPath(t)
+	f, g := mustOpen(t, path), mustOpen(t, path)
+	r := mustRLock(t, g)
+	h, err := f.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.close()
+	if err := h.setlk(unix.F_WRLCK, gate, 1, false); err != nil {
+		t.Fatal(err)
+	}
+	writer, cancel := lockLater(f, false)
+	eventually(t, "a writer at the gate", func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.exclusively.running && len(f.spare) == 0
+	})
+	reader, _ := lockLater(f, true)
+	eventually(t, "a reader behind him", func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.waiters.Len() == 2
+	})
+	cancel()
+	<-writer
+	if err := h.unlock(); err != nil {
+		t.Fatal(err)
+	}
+	mustUnlock(t, receive(t, reader))
+	mustUnlock(t, r)
+}
+
+// TestReaderAfterTwoWriters: the writer before a reader has given up, and then the
+// writer of another File before them, so that only readers are left.
+func TestReaderAfterTwoWriters(t *testing.T) {
+	path := lockPath(t)
+	f, g, other := mustOpen(t, path), mustOpen(t, path), mustOpen(t, path)
+	r := mustRLock(t, g)
+	first, cancelFirst := lockLater(other, false)
+	eventually(t, "a writer in the queue", func() bool { return queueLength(t, path) == 1 })
+	second, cancelSecond := lockLater(f, false)
+	eventually(t, "another", func() bool { return queueLength(t, path) == 2 })
+	reader, _ := lockLater(f, true)
+	eventually(t, "a reader behind him", waiting(f, 2))
+	cancelSecond()
+	<-second
+	eventually(t, "the reader in the queue", func() bool { return waiting(f, 1)() && queueLength(t, path) == 2 })
+	if len(reader) > 0 {
+		t.Fatal("passed a writer")
+	}
+	cancelFirst()
+	<-first
+	mustUnlock(t, receive(t, reader))
+	mustUnlock(t, r)
+}
+
+// TestReadersTogether: readers of several Files who queue behind a writer are let in
+// together, one of them by way of a wait that began as a writer's.
+func TestReadersTogether(t *testing.T) {
+	path := lockPath(t)
+	files := []*File{mustOpen(t, path), mustOpen(t, path), mustOpen(t, path)}
+	l := mustLock(t, mustOpen(t, path), "")
+	writer, cancel := lockLater(files[0], false)
+	eventually(t, "a writer in the queue", func() bool { return queueLength(t, path) == 1 })
+	cancel()
+	<-writer
+	var readers []<-chan *Lock
+	for i, f := range files {
+		r, _ := lockLater(f, true)
+		readers = append(readers, r)
+		eventually(t, "in the queue", func() bool { return queueLength(t, path) == i+1 })
+	}
+	mustUnlock(t, l)
+	var held []*Lock
+	for _, r := range readers {
+		held = append(held, receive(t, r))
+	}
+	for _, r := range held {
+		mustUnlock(t, r)
+	}
+}
+
 // nobody runs a helper as a user who may do nothing in particular.
 func nobody(cmd *exec.Cmd) {
 	if os.Getuid() == 0 {
@@ -354,11 +464,19 @@ func TestWholeFileLock(t *testing.T) {
 	if _, err := f.TryLock(""); !errors.As(err, &held) || held.Known {
 		t.Errorf("try: %v", err)
 	}
+	other, err := f.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.close()
+	if _, err := other.takeTicket(ticketStep); err != errForeign {
+		t.Errorf("a ticket under a stranger's lock: %v", err)
+	}
 	w, _ := lockLater(f, false)
 	eventually(t, "waiting", func() bool {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		return f.acquiring
+		return f.exclusively.running
 	})
 	if err := h.unlock(); err != nil {
 		t.Fatal(err)

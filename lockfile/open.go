@@ -185,6 +185,12 @@ func (h *handle) named(path string) (bool, error) {
 	return err == nil && uint64(st.Dev) == h.dev && uint64(st.Ino) == h.ino, err
 }
 
+// outdated reports whether the path is known not to name the open file any more.
+func (h *handle) outdated(path string) bool {
+	same, err := h.named(path)
+	return err == nil && !same
+}
+
 func (h *handle) stat(name string) (fs.FileInfo, error) {
 	// An os.File closes its descriptor, so it gets one of its own. Closing that
 	// releases nothing: the locks belong to the description.
@@ -228,7 +234,8 @@ const (
 	lockFree lockState = iota
 	lockShared
 	lockExclusive // or someone is just taking it
-	lockSettled   // exclusive, and not just being taken; or that cannot be told
+	lockForeign   // exclusive, by someone who is not one of us and so leaves no record
+	lockUnseen    // there is no way to look
 )
 
 // look neither takes the lock nor needs permission to write.
@@ -243,10 +250,10 @@ func look(path string) (status, error) {
 		return status{}, &fs.PathError{Op: "inspect", Path: path, Err: err}
 	}
 	var s status
-	if st != lockFree && st != lockShared {
+	if st == lockExclusive || st == lockUnseen {
 		s.holder, s.known = decodeHolder(b[holderOffset:][:holderSize])
 	}
-	s.settled = s.known || st == lockShared || st == lockSettled
+	s.settled = s.known || st == lockShared || st == lockForeign || st == lockUnseen
 	return s, nil
 }
 

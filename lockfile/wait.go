@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"time"
 )
@@ -12,14 +13,17 @@ import (
 //
 // A thread that is blocked on a file lock cannot be called back: not by a signal,
 // since Go restarts system calls, nor by closing the descriptor. So waiters block
-// on channels, and one goroutine a File, the acquirer, blocks on the file lock for
-// all of them. When it has the lock it hands it to the first waiter still there,
-// and if there is none it gives it back.
+// on channels, and two goroutines a File, the acquirers, block on the file lock for
+// all of them: one to lock it exclusively, the other to lock it shared. The one
+// that the first waiter needs is at work; when it has the lock it hands it to the
+// first waiter still there, and if that is none of its own it gives it back.
 //
-// When the last waiter leaves, the acquirer stays blocked, but its place in the
+// When an acquirer is not needed any more it stays blocked, but its place in the
 // queue is given up at once (handle.leave): nobody, in this process or another,
-// waits behind an abandoned wait. The next waiter takes the blocked acquirer over
-// and puts it back in the queue (handle.rejoin).
+// waits behind an abandoned wait. That is why there are two: who is first after a
+// writer has given up may be able to share, and must not wait for what only the
+// writer had to wait for. The next waiter of the kind takes the blocked acquirer
+// over and puts it back in the queue (handle.rejoin).
 //
 // Each locked handle is a file description of its own, so that the kernel excludes
 // the goroutines of one process, and the Files of one process, as it does
@@ -42,7 +46,7 @@ type answer struct {
 
 func (f *File) lock(ctx context.Context, shared bool, purpose string) (*Lock, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, f.error("lock", err)
+		return nil, f.ended(err)
 	}
 	f.mu.Lock()
 	h, err := f.attemptLocked(shared)
@@ -101,6 +105,17 @@ func (f *File) try(shared bool, purpose string) (*Lock, error) {
 	}
 }
 
+// ended makes the error of a call with a context that err has ended already.
+func (f *File) ended(err error) error {
+	if err := f.checkOpen("lock"); err != nil {
+		return err
+	}
+	if s := f.look(); s.known {
+		return &HeldError{Path: f.name, Holder: s.holder, Known: true, Err: err}
+	}
+	return f.error("lock", fmt.Errorf("did not wait: %w", err))
+}
+
 // held makes the error of a wait that err ended.
 func (f *File) held(err error) error {
 	s := f.look()
@@ -126,11 +141,6 @@ func (f *File) attemptLocked(shared bool) (*handle, error) {
 	if f.waiters.Len() > 0 {
 		return nil, errBusy
 	}
-	return f.takeLocked(shared)
-}
-
-// takeLocked is attemptLocked without regard to the waiters of f.
-func (f *File) takeLocked(shared bool) (*handle, error) {
 	if h := f.joinable; shared && h != nil {
 		same, err := h.named(f.path)
 		if err == nil && same {
@@ -149,10 +159,14 @@ func (f *File) takeLocked(shared bool) (*handle, error) {
 			return nil, err
 		}
 		if err := h.attempt(shared); err != nil {
-			if errors.Is(err, errBusy) {
-				f.putLocked(h)
-			} else {
+			switch {
+			case !errors.Is(err, errBusy):
 				h.close()
+			case h.outdated(f.path):
+				h.close()
+				continue // who has the old file is not in the way
+			default:
+				f.putLocked(h)
 			}
 			return nil, f.lockError(err)
 		}
@@ -225,14 +239,36 @@ func (f *File) putLocked(h *handle) {
 func (f *File) enqueueLocked(shared bool) *waiter {
 	w := &waiter{shared: shared, answer: make(chan answer, 1)}
 	w.place = f.waiters.PushBack(w)
-	switch {
-	case !f.acquiring:
-		f.acquiring = true
-		go f.acquire()
-	case f.parked != nil:
-		f.parked.rejoin()
-	}
+	f.arrangeLocked()
 	return w
+}
+
+// arrangeLocked sees to it that the acquirer that the first waiter needs is in the
+// queue, and that the other is not. Whatever changes who is first calls it, or is
+// an acquirer, which calls it before it ends.
+func (f *File) arrangeLocked() {
+	f.arrangeKindLocked(&f.exclusively, false)
+	f.arrangeKindLocked(&f.sharing, true)
+}
+
+func (f *File) arrangeKindLocked(a *acquirer, shared bool) {
+	wanted := f.wantedLocked(shared)
+	switch {
+	case wanted && !a.running:
+		a.running = true
+		go f.acquire(a, shared)
+	case a.parked == nil: // if it is running, it will look before it blocks
+	case wanted:
+		a.parked.rejoin()
+	default:
+		a.parked.leave()
+	}
+}
+
+// wantedLocked reports whether the first waiter needs a lock of this kind.
+func (f *File) wantedLocked(shared bool) bool {
+	front := f.frontLocked()
+	return front != nil && front.shared == shared
 }
 
 // answerLocked answers w, which must be waiting.
@@ -259,24 +295,7 @@ func (f *File) giveUp(w *waiter) bool {
 	}
 	f.waiters.Remove(w.place)
 	w.place = nil
-	if f.parked == nil {
-		return true
-	}
-	front := f.frontLocked()
-	switch {
-	case front == nil:
-		f.parked.leave()
-	case front.shared && !f.parkedShared:
-		// The acquirer is blocked until it can lock exclusively, but those who
-		// are now first may be able to share what others hold.
-		f.parked.leave()
-		if h, err := f.takeLocked(true); err == nil {
-			f.shareLocked(h)
-		}
-		if f.waiters.Len() > 0 {
-			f.parked.rejoin()
-		}
-	}
+	f.arrangeLocked()
 	return true
 }
 
@@ -295,100 +314,80 @@ func (f *File) dismissLocked(err error) {
 	for w := f.frontLocked(); w != nil; w = f.frontLocked() {
 		f.answerLocked(w, answer{err: err})
 	}
-	if f.parked != nil {
-		f.parked.leave()
-	}
+	f.arrangeLocked()
 }
 
-// acquire takes locks for the waiters until there are none.
-func (f *File) acquire() {
+// acquire takes locks of one kind for as long as the first waiter needs that kind.
+func (f *File) acquire(a *acquirer, shared bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for w := f.frontLocked(); w != nil; w = f.frontLocked() {
-		h, err := f.acquireLocked(w.shared)
-		if err != nil {
+	for f.wantedLocked(shared) {
+		h, err := f.acquireLocked(a, shared)
+		switch {
+		case err != nil:
 			// The waiter that is first now need not be the one this was for, but
-			// the error would have been the same.
-			if front := f.frontLocked(); front != nil {
-				f.answerLocked(front, answer{err: err})
+			// if it needs this kind the error would have been the same.
+			if f.wantedLocked(shared) {
+				f.answerLocked(f.frontLocked(), answer{err: err})
 			}
-			continue
-		}
-		if h != nil {
-			f.handOverLocked(h, w.shared)
-		}
-	}
-	f.acquiring = false
-}
-
-// handOverLocked gives a handle that has just been locked to the first waiter. If
-// that is not there any more, or needs another kind of lock, it is given back.
-func (f *File) handOverLocked(h *handle, shared bool) {
-	front := f.frontLocked()
-	switch {
-	case front == nil || front.shared != shared:
-		if err := h.unlock(); err != nil {
-			h.close()
-			return
-		}
-		f.putLocked(h)
-	case shared:
-		f.takenLocked(h, true)
-		f.shareLocked(h)
-	default:
-		f.takenLocked(h, false)
-		f.answerLocked(front, answer{h: h})
-	}
-}
-
-// acquireLocked blocks until it has the lock, and returns nothing and no error if
-// there is nobody to have it for any more. It lets go of f.mu while it is blocked.
-func (f *File) acquireLocked(shared bool) (*handle, error) {
-	for f.waiters.Len() > 0 {
-		h, err := f.handleLocked()
-		if err != nil {
-			return nil, err
-		}
-		err = f.blockLocked(h, shared)
-		if err == nil {
-			var same bool
-			if same, err = h.named(f.path); same {
-				return h, nil
-			}
-		}
-		if errors.Is(err, errBusy) {
-			f.putLocked(h)
-			continue
-		}
-		h.close() // releases
-		if err != nil {
-			return nil, f.lockError(err)
+		case h == nil: // not wanted any more, or not the file that the path names
+		case shared:
+			f.takenLocked(h, true)
+			f.shareLocked(h)
+		default:
+			f.takenLocked(h, false)
+			f.answerLocked(f.frontLocked(), answer{h: h})
 		}
 	}
-	return nil, nil
+	a.running = false
+	f.arrangeLocked()
 }
 
-// blockLocked locks h, and lets go of f.mu while it waits. It returns errBusy, with h
-// not locked, if there is nobody to wait for.
-func (f *File) blockLocked(h *handle, shared bool) error {
+// acquireLocked blocks until it has the lock. It returns nothing and no error if
+// that is not wanted any more, or turns out to be on a file that the path does not
+// name. It lets go of f.mu while it is blocked.
+func (f *File) acquireLocked(a *acquirer, shared bool) (*handle, error) {
+	h, err := f.handleLocked()
+	if err != nil {
+		return nil, err
+	}
 	f.mu.Unlock()
-	err := h.enter(shared)
+	err = h.enter(shared)
 	f.mu.Lock()
-	if !errors.Is(err, errBusy) {
-		return err
+	if errors.Is(err, errBusy) {
+		err = f.parkLocked(a, h, shared)
 	}
-	if f.waiters.Len() == 0 {
-		// They left before there was a place to give up.
-		if err := h.unlock(); err != nil {
-			return err
+	if err == nil && !f.wantedLocked(shared) {
+		if err = h.unlock(); err == nil {
+			f.putLocked(h)
+			return nil, nil
 		}
+	}
+	if err == nil {
+		var same bool
+		if same, err = h.named(f.path); same {
+			return h, nil
+		}
+	}
+	h.close() // releases
+	if err == nil || errors.Is(err, errBusy) {
+		return nil, nil
+	}
+	return nil, f.lockError(err)
+}
+
+// parkLocked blocks, in the place in the queue that h has entered, until h is
+// locked. It returns errBusy, with h not locked, if the waiters left before there
+// was a place to give up, or if there is no point in waiting for this file.
+func (f *File) parkLocked(a *acquirer, h *handle, shared bool) error {
+	if !f.wantedLocked(shared) || h.outdated(f.path) {
 		return errBusy
 	}
-	f.parked, f.parkedShared = h, shared
+	a.parked = h
 	f.mu.Unlock()
-	err = h.await(shared)
+	err := h.await(shared)
 	f.mu.Lock()
-	f.parked = nil
+	a.parked = nil
 	if err != nil {
 		return err
 	}

@@ -1,5 +1,3 @@
-//go:build darwin || dragonfly || freebsd || illumos || netbsd || openbsd
-
 package lockfile
 
 import "testing"

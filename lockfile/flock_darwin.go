@@ -1,5 +1,3 @@
-//go:build darwin || dragonfly || freebsd || illumos || netbsd || openbsd
-
 package lockfile
 
 import "golang.org/x/sys/unix"
@@ -45,4 +43,4 @@ func (h *handle) unlock() error { return h.flock(unix.LOCK_UN) }
 
 // probe has no means to look, so that what the file says has to be believed, and a
 // try that fails has failed.
-func (h *handle) probe() (lockState, error) { return lockSettled, nil }
+func (h *handle) probe() (lockState, error) { return lockUnseen, nil }
