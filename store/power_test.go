@@ -269,9 +269,9 @@ func survives(disk *faultfs.Disk, mom moment, run byte, fsys func(*faultfs.Disk)
 }
 
 // campaign runs a scenario, loses power, and reports the first failure. It
-// tries all ways of losing it while there are not more than 100 times effort
-// at one moment, and that many at random besides where there are.
-func campaign(effort int, sc scenario, fsys func(*faultfs.Disk) *faultfs.Hooked, opts *Options) (losses int, err error) {
+// tries all ways of losing it at one moment if there are not more than limit,
+// and else that many, and as many again at random.
+func campaign(limit int, sc scenario, fsys func(*faultfs.Disk) *faultfs.Hooked, opts *Options) (losses int, err error) {
 	m := newMachine(faultfs.NewDisk(), killed)
 	r := record(m, fsys)
 	r.creator = true
@@ -294,7 +294,7 @@ func campaign(effort int, sc scenario, fsys func(*faultfs.Disk) *faultfs.Hooked,
 				}
 			}
 		}
-		for c := (&faultfs.Choices{Limit: 100 * effort, Rand: rng}); c.More(); losses++ {
+		for c := (&faultfs.Choices{Limit: limit, Rand: rng}); c.More(); losses++ {
 			again, err := survives(mom.disk.PowerLoss(c.Choose), mom, 2, fsys, opts)
 			if err != nil {
 				return losses, fmt.Errorf("power lost after operation %d (%s %s): %w", i, mom.op.Kind, mom.op.Path, err)
@@ -329,7 +329,7 @@ func TestPowerLoss(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			n, err := campaign(effort(t), tc.sc, plain, tc.opts)
+			n, err := campaign(effort(t, 100), tc.sc, plain, tc.opts)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -357,7 +357,7 @@ func TestPowerLossIsNoticed(t *testing.T) {
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			n, err := campaign(effort(t), tc.sc, tc.fsys, nil)
+			n, err := campaign(effort(t, 100), tc.sc, tc.fsys, nil)
 			if err == nil {
 				t.Fatalf("%d power losses, and the campaign has not noticed", n)
 			}

@@ -81,7 +81,7 @@ func TestLeaveAnywhere(t *testing.T) {
 		key string
 		err error
 	}
-	rounds := 100 * effort(t)
+	rounds := effort(t, 100)
 	const callers = 8
 	results := make(chan result, rounds*callers)
 	for i := range rounds {

@@ -371,7 +371,7 @@ func (r *run) judge() error {
 }
 
 func TestSchedules(t *testing.T) {
-	for seed := range 200 * effort(t) {
+	for seed := range effort(t, 200) {
 		if err := schedule(t, uint64(seed), false); err != nil {
 			t.Fatalf("schedule %d: %v", seed, err)
 		}

@@ -197,16 +197,18 @@ func mustOpen(t testing.TB, dir string, opts *Options, sys system) *Store {
 	return s
 }
 
-// effort is how much of a campaign to run: 1, or RECORDSTORE_EFFORT, which
-// .ci/run sets higher.
-func effort(t testing.TB) int {
-	v := os.Getenv("RECORDSTORE_EFFORT")
-	if v == "" {
-		return 1
+// effort is how much of a campaign to run, where n is what go test runs: n times
+// RECORDSTORE_EFFORT, which .ci/run sets higher; a fifth of it with -short.
+func effort(t testing.TB, n int) int {
+	if v := os.Getenv("RECORDSTORE_EFFORT"); v != "" {
+		times, err := strconv.Atoi(v)
+		if err != nil || times < 1 {
+			t.Fatalf("RECORDSTORE_EFFORT=%s: it must be a number from 1", v)
+		}
+		n *= times
 	}
-	n, err := strconv.Atoi(v)
-	if err != nil || n < 1 {
-		t.Fatalf("RECORDSTORE_EFFORT=%s: it must be a number from 1", v)
+	if testing.Short() {
+		n /= 5
 	}
 	return n
 }
