@@ -46,22 +46,8 @@ func (s *Store) checkDir() error {
 // paused between its look at the directory and its publishing could publish
 // into a store's past, and nobody may miss what it brings.
 func (s *Store) create(made bool) error {
-	data, err := s.sys.lockData(s.path(lockName))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if used, err := s.wasUsed(); used || err != nil {
 		return err
-	}
-	if len(data) > 0 {
-		// The race with others who create the store is excluded: LOCK has data
-		// only after a commit, and that came after manifest 1, which is
-		// looked for again.
-		seqs, _, err := s.list()
-		if err != nil {
-			return err
-		}
-		if len(seqs) == 0 {
-			return &CorruptError{s.dir, 0, "LOCK says that the store was written to, but all its manifests are gone"}
-		}
-		return nil
 	}
 	// Before there is a manifest: who finds one need not ask whether the
 	// directory's own name is on disk, however its creator died. One that we
@@ -94,6 +80,25 @@ func (s *Store) create(made bool) error {
 		return err
 	}
 	return nil
+}
+
+// wasUsed tells whether LOCK says that the store has been written to, where no
+// manifest was found. If there is none still, that is damage.
+func (s *Store) wasUsed() (bool, error) {
+	data, err := s.sys.lockData(s.path(lockName))
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(data) == 0 {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	// LOCK has data only after a commit, and that came after manifest 1: if the
+	// store was created since we looked, it is found now.
+	seqs, _, err := s.list()
+	if err == nil && len(seqs) == 0 {
+		err = &CorruptError{s.dir, 0, "LOCK says that the store was written to, but all its manifests are gone"}
+	}
+	return true, err
 }
 
 // finishCreation makes the name of manifest 1 durable, and marks it. Not only

@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/recordstore/recordstore/codec"
 	"github.com/recordstore/recordstore/internal/boot"
 	"github.com/recordstore/recordstore/internal/vfs/faultfs"
 	"github.com/recordstore/recordstore/lockfile"
@@ -752,7 +753,11 @@ func TestVerify(t *testing.T) {
 	})
 	t.Run("a record does not decode", func(t *testing.T) {
 		s := testStore(t, nil, nil)
-		if _, err := s.Update(t.Context(), func(tx *Tx) error { return tx.PutEncoded("bad", "json", []byte("{")) }); err != nil {
+		bad := []byte("{")
+		if _, err := s.Update(t.Context(), func(tx *Tx) error { return tx.PutEncoded("bad", "json", bad) }); !errors.Is(err, codec.ErrMalformed) {
+			t.Errorf("PutEncoded: %v, want %v", err, codec.ErrMalformed)
+		}
+		if _, err := s.Put(t.Context(), "bad", bad, WithCodec(lying{codec.Raw})); err != nil {
 			t.Fatal(err)
 		}
 		rep, err := Verify(t.Context(), s.dir)
@@ -815,10 +820,38 @@ func TestForeignManifestNameInForeignDir(t *testing.T) {
 	wantSameFiles(t, dir, before)
 }
 
+// lying is a codec whose values are not what it says.
+type lying struct{ codec.Codec }
+
+func (lying) Name() string { return "json" }
+
 // TestNilCodec: nil is the store's codec, as in Options.
 func TestNilCodec(t *testing.T) {
 	s := testStore(t, nil, nil)
 	if _, err := s.Put(t.Context(), "k", 1, WithCodec(nil)); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestManifestsGoneForReaders: LOCK knows that there was a store. To say that there is
+// none would be as wrong for a reader as to make a new one.
+func TestManifestsGoneForReaders(t *testing.T) {
+	dir, newest := storeWith(t, 3, nil)
+	names, err := filepath.Glob(filepath.Join(filepath.Dir(newest), manifestPrefix+"*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, opts := range []*Options{{ReadOnly: true}, {NoCreate: true}, nil} {
+		if _, err := Open(dir, opts); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("Open(%+v): %v, want %v", opts, err, ErrCorrupt)
+		}
+	}
+	if rep, err := Verify(t.Context(), dir); err != nil || rep.OK() {
+		t.Errorf("Verify: %+v, %v; want damage", rep, err)
 	}
 }

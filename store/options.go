@@ -72,7 +72,8 @@ func WithTTL(d time.Duration) PutOption {
 	}
 }
 
-// WithExpiry lets the record expire at t. The zero time is "never".
+// WithExpiry lets the record expire at t. The zero time is "never". The latest
+// expiry there can be is in April 2262; a later t is taken for that.
 func WithExpiry(t time.Time) PutOption {
 	return func(o *putOptions) { o.expires, o.ttl = t, 0 }
 }

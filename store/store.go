@@ -116,6 +116,9 @@ func Open(dir string, opts *Options) (*Store, error) {
 // resolve follows symbolic links, so that the directory that is examined and
 // whose parent is flushed is the one that is used.
 func resolve(dir string) string {
+	if dir == "" {
+		return "" // not the current directory
+	}
 	if real, err := filepath.EvalSymlinks(dir); err == nil {
 		return real
 	}
@@ -132,6 +135,9 @@ func open(dir string, opts *Options, sys system) (_ *Store, err error) {
 	}
 	if s.opts.Codec == nil {
 		s.opts.Codec = codec.MessagePack
+	}
+	if dir == "" {
+		return nil, fmt.Errorf("open store: the name of the directory is empty: %w", fs.ErrInvalid)
 	}
 	if s.dir, err = filepath.Abs(dir); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
@@ -156,7 +162,9 @@ func open(dir string, opts *Options, sys system) (_ *Store, err error) {
 	case found: // looked at before anything is touched
 		err = s.identify()
 	case !create:
-		err = fmt.Errorf("%s: %w", s.dir, errNoManifest)
+		if _, err = s.wasUsed(); err == nil {
+			err = fmt.Errorf("%s: %w", s.dir, errNoManifest)
+		}
 	}
 	if err != nil {
 		return nil, err

@@ -73,8 +73,9 @@ func (tx *Tx) Put(key string, value any, opts ...PutOption) error {
 	return tx.put(w)
 }
 
-// PutEncoded writes a record whose value is encoded already, with the codec
-// of that name. It does not look into data, and copies it.
+// PutEncoded writes a record whose value is encoded already, with the codec of
+// that name. It copies data. What the codec cannot decode is refused with its
+// error; that it is in the canonical form is not checked.
 func (tx *Tx) PutEncoded(key, codecName string, data []byte, opts ...PutOption) error {
 	w, err := tx.s.prepareEncoded(key, codecName, data, opts)
 	if err != nil {
@@ -170,7 +171,12 @@ func (s *Store) prepare(key string, value any, opts []PutOption) (*write, error)
 }
 
 func (s *Store) prepareEncoded(key, codecName string, data []byte, opts []PutOption) (*write, error) {
-	if _, err := codec.ByName(codecName); err != nil {
+	c, err := codec.ByName(codecName)
+	if err == nil {
+		var v any
+		err = c.Unmarshal(data, &v)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("record %q: %w", key, err)
 	}
 	w := &write{key: key, codec: codecName, data: data}
@@ -182,7 +188,9 @@ func (s *Store) prepareEncoded(key, codecName string, data []byte, opts []PutOpt
 
 func (w *write) apply(opts []PutOption) error {
 	for _, o := range opts {
-		o(&w.opts)
+		if o != nil {
+			o(&w.opts)
+		}
 	}
 	if w.opts.err != nil {
 		return fmt.Errorf("record %q: %w", w.key, w.opts.err)

@@ -32,7 +32,8 @@ func (t Typed[T]) Put(ctx context.Context, key string, v T, opts ...PutOption) (
 // nobody else's update comes between fn's reading and the writing. found
 // tells whether there was a record; if not, old is T's zero value. An error
 // from fn is returned as it is and nothing is changed. fn may run more than
-// once and must have no other effects. See [Store.Update].
+// once and must have no other effects. The record expires as opts say, whatever
+// it did before. See [Store.Update].
 func (t Typed[T]) Update(ctx context.Context, key string, fn func(old T, found bool) (T, error), opts ...PutOption) (Revision, error) {
 	if fn == nil {
 		return 0, ErrNilFunc

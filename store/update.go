@@ -40,7 +40,7 @@ import (
 // Updates of goroutines of one process that wait at the same time are
 // committed as a group: one manifest, one flush, a revision each.
 func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) (Revision, error) {
-	if fn == nil {
+	if fn == nil && !s.isClosed() {
 		return 0, ErrNilFunc
 	}
 	out := s.submit(ctx, fn)

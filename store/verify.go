@@ -87,10 +87,11 @@ func verify(ctx context.Context, dir string, sys system) (Report, error) {
 			out.Files = append(out.Files, f)
 		}
 	}
-	// Files that are whole each by itself may not belong together.
+	// Files that are whole each by itself may not belong together, or LOCK may
+	// speak of others that are gone.
 	if damage := (*CorruptError)(nil); out.OK() && errors.As(openErr, &damage) {
 		for i := range out.Files {
-			if f := &out.Files[i]; v.path(f.Name) == damage.Path {
+			if f := &out.Files[i]; v.path(f.Name) == damage.Path || f.Kind == kindLock && damage.Path == v.dir {
 				f.Status, f.Err = StatusDamaged, damage
 			}
 		}

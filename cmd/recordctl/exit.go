@@ -51,7 +51,7 @@ var exitCodes = []struct {
 	{exitSoftware, "an error inside recordctl"},
 	{exitCantCreate, "the store cannot be created there"},
 	{exitIO, "an input or output error; the message says whether the change is visible"},
-	{exitLocked, "the lock was not had in time; the message names its holder"},
+	{exitLocked, "the lock was not had in time; the message names who holds it, unless it is shared"},
 	{exitVersion, "the store was written by a newer version"},
 	{exitNoPerm, "permission denied"},
 	{exitNested, "would wait for itself: a command under update changes the same store, or one under lock takes the same lock"},

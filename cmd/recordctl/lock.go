@@ -39,7 +39,8 @@ if its directory is missing or empty.
 
 Lock waits for the lock as long as it takes, no longer than --timeout says, or
 with --nonblock not at all. If it is not had, CMD is not run, the message names
-the holder and what it has the lock for (--for; else CMD), and the status is 75.
+the holder and what it has the lock for (--for; else CMD; who shares a lock is not
+recorded), and the status is 75.
 
 Lock ends with the status of CMD, whatever it is: 128+N if signal N killed it, 127
 if it was not found, 126 if it cannot be executed. Where 75 is something that CMD
@@ -151,11 +152,21 @@ func (a *app) openLock(cmd *cobra.Command, dir, name string) (*lockfile.File, er
 	if err := s.Close(); err != nil {
 		return nil, err
 	}
-	opts := &lockfile.Options{}
-	if info, err := os.Stat(filepath.Join(dir, "LOCK")); err == nil {
-		opts.Mode = info.Mode().Perm()
+	info, err := os.Stat(filepath.Join(dir, "LOCK"))
+	if err != nil {
+		return nil, err
 	}
-	return lockfile.Open(filepath.Join(dir, "lock."+name), opts)
+	path := filepath.Join(dir, "lock."+name)
+	file, err := lockfile.Open(path, &lockfile.Options{Mode: info.Mode().Perm()})
+	if err != nil {
+		return nil, err
+	}
+	// Our umask may have taken something away. If the file is not ours, that is
+	// its owner's to put right.
+	if own, err := os.Stat(path); err == nil && own.Mode().Perm() != info.Mode().Perm() {
+		_ = os.Chmod(path, info.Mode().Perm())
+	}
+	return file, nil
 }
 
 // takeLock takes the lock. A person who has to wait is told for whom.

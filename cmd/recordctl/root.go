@@ -84,7 +84,7 @@ put, incr, update and lock create it if the directory is missing or empty.`,
 
 	flags := root.PersistentFlags()
 	flags.StringVarP(&a.dir, "store", "s", "", "the store's `directory` (default $"+storeEnv+")")
-	flags.DurationVar(&a.timeout, "timeout", 0, "give up, with status 75, after waiting for a lock this `time`, as 1.5s (default: no limit)")
+	flags.DurationVar(&a.timeout, "timeout", 0, "give up, with status 75, after waiting for a lock this `time`, as 1.5s (default, and 0: no limit)")
 	flags.BoolVar(&a.json, "json", false, "print JSON, one value a line")
 
 	root.AddCommand(
@@ -258,13 +258,14 @@ func (a *app) openWrite(cmd *cobra.Command, create bool, purpose string) (*store
 // openError tells a store that is not there, or that cannot be made, from
 // errors of one that is.
 func openError(dir string, create bool, err error) error {
-	if _, statErr := os.Lstat(filepath.Join(dir, "LOCK")); statErr == nil {
-		return err
-	}
 	missing := errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR)
-	switch code := describe(err).code; {
-	case missing && !create:
+	if missing && !create {
 		return fail(exitNoInput, "recordctl put KEY VALUE creates one", "there is no store in %q", dir)
+	}
+	if _, statErr := os.Lstat(filepath.Join(dir, "LOCK")); statErr == nil || errors.Is(statErr, fs.ErrPermission) {
+		return err // of a store that is there, or that may be
+	}
+	switch code := describe(err).code; {
 	case create && (code == exitIO || code == exitNoPerm):
 		return fail(exitCantCreate, "", "create a store in %q: %w", dir, err)
 	}
