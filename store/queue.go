@@ -17,10 +17,10 @@ type request struct {
 	ran  chan error   // capacity 1: what came of it
 	done chan outcome // capacity 1: the answer
 
-	mu    sync.Mutex // protects phase
+	mu    sync.Mutex // protects phase, and what begin resets
 	phase phase
 
-	// Set by the leader before the phase committing:
+	// Set by the leader while it is not the phase committing:
 	failed  error    // fn's error in its last run
 	rev     Revision // this update's, or that of the state it saw
 	changed bool
@@ -61,16 +61,29 @@ func (r *request) move(from, to phase) bool {
 	return true
 }
 
-// begin makes it the caller's turn, for the first time or again. It reports
-// false if the caller has left.
-func (r *request) begin() bool {
+// begin makes it the caller's turn, for the first time or again, and forgets
+// what came of an earlier one. It reports false if the caller has left.
+func (r *request) begin(seen Revision) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.rev, r.changed, r.failed = seen, false, nil
 	if r.phase == gone {
 		return false
 	}
 	r.phase = running
 	return true
+}
+
+// leaveCommitting has the caller leave while the group is being published. It
+// tells whether he could, and whether changes of his are among those published.
+func (r *request) leaveCommitting() (left, changed bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.phase != committing {
+		return false, false
+	}
+	r.phase = gone
+	return true, r.changed
 }
 
 // isGone tells whether the caller has left.
@@ -118,8 +131,9 @@ func (s *Store) wait(ctx context.Context, r *request) outcome {
 			<-r.turn
 			r.ran <- errLeft
 			return outcome{err: s.timedOut(ctx)}
-		case r.move(committing, gone):
-			if !r.changed { // a read, or an error: there is no fate to know
+		}
+		if left, changed := r.leaveCommitting(); left {
+			if !changed { // a read, or an error: there is no fate to know
 				return outcome{err: s.timedOut(ctx)}
 			}
 			return outcome{err: unknownFate(ctx)}

@@ -140,3 +140,38 @@ func TestLeaveAnywhere(t *testing.T) {
 	}
 	t.Logf("%d done, %d not, %d unknown", done, not, unknown)
 }
+
+// A caller leaves while his changes are being published, and just then the
+// name turns out to be taken, so that the group is run again without him. The
+// race detector watches over what the two sides tell each other.
+func TestLeaveWhileTaken(t *testing.T) {
+	for range effort(t, 50) {
+		m := newMachine(faultfs.NewDisk(), 1)
+		m.lock = nil // so that another writer can take the name
+		b := mustOpen(t, simDir, nil, m.system(plain(m.disk)))
+		at := stopAt(faultfs.OpRename, 2)
+		s := mustOpen(t, simDir, nil, m.system(&faultfs.Hooked{FS: m.disk, Before: at.before}))
+		ctx, cancel := context.WithCancel(context.Background())
+		left := make(chan error, 1)
+		go func() {
+			_, err := s.Put(ctx, "left", 1)
+			left <- err
+		}()
+		<-at.reached
+		mustUpdate(t, b, "b/0") // takes sequence 2
+		go cancel()
+		close(at.goOn)
+		err := <-left
+		if e := s.Close(); e != nil {
+			t.Fatal(e)
+		}
+		_, there := b.Get(context.Background(), "left")
+		switch {
+		case err == nil && there != nil:
+			t.Errorf("acknowledged and lost: %v", there)
+		case err != nil && !errors.Is(err, ErrUnknown) && there == nil:
+			t.Errorf("%v, and it is there", err)
+		}
+		b.Close()
+	}
+}

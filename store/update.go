@@ -314,8 +314,7 @@ func (s *Store) runAll(group []*request, base *state, h *header) changes {
 	seen := base.lastRev
 	h.lastRev = h.firstRev - 1
 	for _, r := range group {
-		r.rev, r.changed, r.failed = seen, false, nil
-		if !r.begin() {
+		if !r.begin(seen) {
 			continue
 		}
 		tx := &Tx{s: s, base: base, below: top, own: changes{}, now: h.time, rev: h.lastRev + 1}
