@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"hash/crc32"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +11,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/recordstore/recordstore/internal/crc32c"
 )
 
 // The lock file. All integers are little-endian; all checksums are CRC-32C.
@@ -91,10 +92,7 @@ const (
 	dataMagic   = "DATA"
 )
 
-var (
-	le         = binary.LittleEndian
-	castagnoli = crc32.MakeTable(crc32.Castagnoli)
-)
+var le = binary.LittleEndian
 
 // A Holder says who holds a lock exclusively, as far as the holder has told.
 type Holder struct {
@@ -137,7 +135,7 @@ func encodeHeader() []byte {
 	copy(b, magic)
 	le.PutUint16(b[8:], version)
 	le.PutUint16(b[10:], mechanism)
-	le.PutUint32(b[headerSum:], crc32.Checksum(b[:headerSum], castagnoli))
+	le.PutUint32(b[headerSum:], crc32c.Checksum(b[:headerSum]))
 	return b
 }
 
@@ -152,7 +150,7 @@ func checkHeader(b []byte) (adopt bool, err error) {
 		return true, nil
 	case !bytes.HasPrefix(head, []byte(magic)):
 		return false, ErrNotLockFile
-	case le.Uint32(head[headerSum:]) != crc32.Checksum(head[:headerSum], castagnoli):
+	case le.Uint32(head[headerSum:]) != crc32c.Checksum(head[:headerSum]):
 		return false, fmt.Errorf("%w: its header is damaged", ErrNotLockFile)
 	case le.Uint16(head[8:]) != version:
 		return false, fmt.Errorf("%w: its format is version %d, and this program knows version %d",
@@ -201,14 +199,14 @@ func encodeHolder(h Holder) []byte {
 	putText(b[96:160], h.Host)
 	putText(b[160:224], h.Command)
 	putText(b[224:480], h.Purpose)
-	le.PutUint32(b[4:], crc32.Checksum(b[8:], castagnoli))
+	le.PutUint32(b[4:], crc32c.Checksum(b[8:]))
 	return b
 }
 
 // decodeHolder reports false if b is empty, torn, or of a kind that is not known:
 // who holds the lock is then unknown, which is never an error.
 func decodeHolder(b []byte) (Holder, bool) {
-	if string(b[:4]) != holderMagic || le.Uint32(b[4:]) != crc32.Checksum(b[8:], castagnoli) {
+	if string(b[:4]) != holderMagic || le.Uint32(b[4:]) != crc32c.Checksum(b[8:]) {
 		return Holder{}, false
 	}
 	return Holder{
@@ -248,7 +246,7 @@ func encodeData(p []byte) []byte {
 	copy(b, dataMagic)
 	le.PutUint16(b[8:], uint16(len(p)))
 	copy(b[16:], p)
-	le.PutUint32(b[4:], crc32.Checksum(b[8:], castagnoli))
+	le.PutUint32(b[4:], crc32c.Checksum(b[8:]))
 	return b
 }
 
@@ -259,7 +257,7 @@ func decodeData(b []byte) ([]byte, error) {
 	case len(bytes.Trim(b, "\x00")) == 0:
 		return nil, nil
 	case string(b[:4]) != dataMagic, n > MaxData,
-		le.Uint32(b[4:]) != crc32.Checksum(b[8:], castagnoli):
+		le.Uint32(b[4:]) != crc32c.Checksum(b[8:]):
 		return nil, fmt.Errorf("%w at offset %d", ErrCorrupt, dataOffset)
 	}
 	return append([]byte{}, b[16:][:n]...), nil

@@ -2,12 +2,13 @@ package lockfile
 
 import (
 	"bytes"
-	"hash/crc32"
 	"testing"
 	"time"
+
+	"github.com/recordstore/recordstore/internal/crc32c"
 )
 
-func sum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
+func sum(b []byte) uint32 { return crc32c.Checksum(b) }
 
 func TestHolderRecord(t *testing.T) {
 	want := Holder{PID: 4711, Host: "h", Command: "c", Purpose: "p", Since: time.Unix(1, 2)}

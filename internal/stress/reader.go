@@ -3,8 +3,9 @@ package stress
 import (
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"strings"
+
+	"github.com/recordstore/recordstore/internal/crc32c"
 )
 
 // A reader takes snapshots, and notes each that is not what it must be.
@@ -91,7 +92,7 @@ func (r *reader) violation(k Kind, format string, args ...any) error {
 
 // sum is one record's part of a digest that does not depend on their order.
 func sum(key string, s stored) uint64 {
-	c := crc32.Update(crc32.Checksum([]byte(key), castagnoli), castagnoli, s.Data)
+	c := crc32c.Update(crc32c.Checksum([]byte(key)), s.Data)
 	return uint64(c) * (s.Revision | 1)
 }
 

@@ -2,9 +2,10 @@ package stress
 
 import (
 	"fmt"
-	"hash/crc32"
 	"strconv"
 	"strings"
+
+	"github.com/recordstore/recordstore/internal/crc32c"
 )
 
 // The keys of a run, below its prefix. Every writer is named by its machine
@@ -73,8 +74,6 @@ type value struct {
 	Flips  uint64
 }
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 // encode returns the bytes of v under key.
 func (v value) encode(key string) []byte {
 	b := make([]byte, 0, 160)
@@ -89,7 +88,7 @@ func (v value) encode(key string) []byte {
 	for range (v.Op*7 + v.N) % 29 {
 		b = append(b, '.')
 	}
-	return fmt.Appendf(b, " %08x", crc32.Checksum(b, castagnoli))
+	return fmt.Appendf(b, " %08x", crc32c.Checksum(b))
 }
 
 // decodeValue is the inverse of encode. Bytes that encode did not make, or
@@ -100,7 +99,7 @@ func decodeValue(key string, data []byte) (value, error) {
 	if cut < 0 {
 		return value{}, fmt.Errorf("value %.40q has no checksum", s)
 	}
-	if want := fmt.Sprintf("%08x", crc32.Checksum(data[:cut], castagnoli)); s[cut+1:] != want {
+	if want := fmt.Sprintf("%08x", crc32c.Checksum(data[:cut])); s[cut+1:] != want {
 		return value{}, fmt.Errorf("value %.40q... has checksum %.8q, and not %s", s, s[cut+1:], want)
 	}
 	f := strings.Split(s[:cut], " ")
