@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/google/renameio/v2"
 )
@@ -36,6 +37,36 @@ func (OS) Lstat(name string) (Info, error) {
 		}
 		if err != syscall.EINTR {
 			return Info{}, &fs.PathError{Op: "lstat", Path: name, Err: err}
+		}
+	}
+}
+
+// OpenDir implements [FS].
+func (OS) OpenDir(dir string) (Dir, error) {
+	d, err := openRead(dir, syscall.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	return osDir{d, int(d.Fd())}, nil
+}
+
+// osDir looks names up in an open directory, which costs half of walking the
+// path. Lookup is in os_linux.go and os_darwin.go.
+type osDir struct {
+	*os.File
+	fd int // asked for once: Close may be called meanwhile
+}
+
+// Stat implements [Dir].
+func (d osDir) Stat() (ID, time.Time, error) {
+	var st syscall.Stat_t
+	for {
+		err := syscall.Fstat(d.fd, &st)
+		if err == nil {
+			return ID{Dev: uint64(st.Dev), Ino: st.Ino}, changeTime(&st), nil
+		}
+		if err != syscall.EINTR {
+			return ID{}, time.Time{}, &fs.PathError{Op: "fstat", Path: d.Name(), Err: err}
 		}
 	}
 }

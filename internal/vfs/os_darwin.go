@@ -2,6 +2,7 @@ package vfs
 
 import (
 	"errors"
+	"io/fs"
 	"syscall"
 	"time"
 
@@ -18,6 +19,8 @@ func infoOf(st *syscall.Stat_t) Info {
 		ModTime: time.Unix(st.Mtimespec.Unix()),
 	}
 }
+
+func changeTime(st *syscall.Stat_t) time.Time { return time.Unix(st.Ctimespec.Unix()) }
 
 func renameNoReplace(oldName, newName string) error {
 	for {
@@ -39,4 +42,21 @@ func fsType(dir string) (string, bool, error) {
 	}
 	name := unix.ByteSliceToString(st.Fstypename[:])
 	return name, name == "apfs" || name == "hfs", nil
+}
+
+// Lookup implements [Dir].
+func (d osDir) Lookup(name string) (ID, bool, error) {
+	var st unix.Stat_t
+	for {
+		err := unix.Fstatat(d.fd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+		switch err {
+		case nil:
+			return ID{Dev: uint64(st.Dev), Ino: st.Ino}, true, nil
+		case unix.ENOENT:
+			return ID{}, false, nil
+		case unix.EINTR:
+		default:
+			return ID{}, false, &fs.PathError{Op: "fstatat", Path: name, Err: err}
+		}
+	}
 }

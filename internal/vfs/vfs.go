@@ -8,8 +8,10 @@
 package vfs
 
 import (
+	"errors"
 	"io"
 	"io/fs"
+	"path/filepath"
 	"time"
 )
 
@@ -43,12 +45,26 @@ type File interface {
 	Sync() error              // data and metadata of the file, not its name
 }
 
+// A Dir is an open directory of a local file system. It stays the same one
+// whatever becomes of its path.
+type Dir interface {
+	// Lookup returns the identity of the file of that name; false if there is
+	// none. It does not follow a symbolic link.
+	Lookup(name string) (ID, bool, error)
+	// Stat returns the identity of the directory itself, and when it was last
+	// changed: a name in it, its mode, anything. The zero time is "not known".
+	Stat() (ID, time.Time, error)
+	Close() error
+}
+
 // An FS is a file system. Errors are of type *fs.PathError or
 // *os.LinkError and name the operation and the path.
 type FS interface {
 	// ReadDir lists the names in a directory, in no particular order. A name
 	// that is added or removed meanwhile may be there or not.
 	ReadDir(dir string) ([]string, error)
+	// OpenDir opens a directory for many lookups.
+	OpenDir(dir string) (Dir, error)
 	// Lstat does not follow a symbolic link.
 	Lstat(name string) (Info, error)
 	// Open opens a file for reading.
@@ -82,3 +98,27 @@ func IsTemp(name string) bool {
 
 // tempPrefix begins the name of every temporary file. The dot is renameio's.
 const tempPrefix = ".tmp."
+
+// DirByPath is a Dir that looks names up by their paths.
+type DirByPath struct {
+	FS   FS
+	Path string
+}
+
+// Lookup implements [Dir].
+func (d DirByPath) Lookup(name string) (ID, bool, error) {
+	info, err := d.FS.Lstat(filepath.Join(d.Path, name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return ID{}, false, nil
+	}
+	return info.ID, err == nil, err
+}
+
+// Stat implements [Dir]. It does not know the time.
+func (d DirByPath) Stat() (ID, time.Time, error) {
+	info, err := d.FS.Lstat(d.Path)
+	return info.ID, time.Time{}, err
+}
+
+// Close implements [Dir].
+func (DirByPath) Close() error { return nil }

@@ -25,6 +25,10 @@ import (
 //
 // It has one level of directories below "/", more than the store needs.
 type Disk struct {
+	// DurableLinks makes a link durable when it is answered, as the server of a
+	// network file system does. It is set before the disk is used.
+	DurableLinks bool
+
 	mu   sync.Mutex
 	dirs map[string]*inode // by path; the root is "/"
 	next uint64            // inode number
@@ -109,6 +113,9 @@ func (d *Disk) ReadDir(dir string) ([]string, error) {
 	}
 	return slices.Sorted(maps.Keys(n.entries)), nil
 }
+
+// OpenDir implements [vfs.FS].
+func (d *Disk) OpenDir(dir string) (vfs.Dir, error) { return vfs.DirByPath{FS: d, Path: dir}, nil }
 
 // Lstat implements [vfs.FS].
 func (d *Disk) Lstat(name string) (vfs.Info, error) {
@@ -247,6 +254,9 @@ func (d *Disk) name(oldName, newName string, move bool) error {
 		c.remove = oldBase
 	}
 	dir.change(c)
+	if !move && d.DurableLinks {
+		dir.durable[newBase] = n
+	}
 	return nil
 }
 
@@ -329,7 +339,7 @@ func (d *Disk) Clone() *Disk {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	c := &copier{seen: map[*inode]*inode{}}
-	out := &Disk{dirs: map[string]*inode{}, next: d.next, tick: d.tick}
+	out := &Disk{DurableLinks: d.DurableLinks, dirs: map[string]*inode{}, next: d.next, tick: d.tick}
 	for path, n := range d.dirs {
 		out.dirs[path] = c.inode(n)
 	}

@@ -76,6 +76,9 @@ func (h *Hooked) ReadDir(dir string) (names []string, err error) {
 	return names, err
 }
 
+// OpenDir implements [vfs.FS]. A lookup is an lstat.
+func (h *Hooked) OpenDir(dir string) (vfs.Dir, error) { return vfs.DirByPath{FS: h, Path: dir}, nil }
+
 // Lstat implements [vfs.FS].
 func (h *Hooked) Lstat(name string) (info vfs.Info, err error) {
 	err = h.Do(OpLstat, name, func() (err error) { info, err = h.FS.Lstat(name); return })
