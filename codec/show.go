@@ -51,6 +51,25 @@ func ToJSON(name string, data []byte) ([]byte, error) {
 	return text, nil
 }
 
+// Check reports whether data is what the named codec can decode: into some Go
+// type, and as ToJSON. The errors are [ErrUnknown] and [ErrMalformed].
+func Check(name string, data []byte) error {
+	c, err := ByName(name)
+	if err != nil {
+		return err
+	}
+	switch c {
+	case JSON:
+		_, err = canonicalJSON(data)
+	case MessagePack:
+		_, err = canonical(data)
+	}
+	if err != nil {
+		return fmt.Errorf("codec: check %s: %w", name, err)
+	}
+	return nil
+}
+
 func showRaw(data []byte) []byte {
 	if utf8.Valid(data) {
 		return appendJSONString(nil, string(data))
