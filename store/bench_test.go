@@ -29,7 +29,7 @@ func filled(b *testing.B, n int) *store.Store {
 
 // sizes runs a benchmark on stores of two sizes.
 func sizes(b *testing.B, f func(b *testing.B, s *store.Store)) {
-	for _, n := range []int{100, 10_000} {
+	for _, n := range []int{100, 10_000, 1_000_000} {
 		b.Run(fmt.Sprintf("records=%d", n), func(b *testing.B) { f(b, filled(b, n)) })
 	}
 }

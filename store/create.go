@@ -64,7 +64,7 @@ func (s *Store) create(made bool) error {
 		time:     s.sys.now().UnixNano(),
 		firstRev: 1,
 	}
-	f, err := s.writeTemp(encodeManifest(h, nil), nil)
+	f, err := s.writeTemp(encodeManifest(h, nil), nil, nil)
 	if err != nil {
 		return err
 	}

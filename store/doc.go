@@ -39,8 +39,25 @@
 //   - Expiry goes by clocks. See [Snapshot].
 //   - Removing the directory, or copying files into it, while it is in use is
 //     not supported. It is noticed as a rule ([ErrReplaced]), not always.
-//   - A commit writes the whole state: its cost grows with the store. It is
-//     meant for up to some ten thousand small records.
+//   - What one update changes is held in memory, and so are the records that
+//     were written last, some ten kilobytes. An update of far more than that
+//     is written, and flushed, while LOCK is held.
+//   - Room that deleted, expired and overwritten records took is free again
+//     when the files they are in have been merged, which happens by and by, or
+//     after [Store.Compact].
+//
+// # Cost
+//
+// A commit writes the records that were written last, some ten kilobytes, and
+// not the store. When these are too many, the process whose commit has made
+// them so moves them into a segment, an immutable file, and merges segments,
+// after it has answered; [Store.Close] waits for that, and leaves a long merge
+// to others. A lookup asks a few segments, and keeps parts of them in memory
+// (CacheSize of [Options]).
+//
+// A Store holds descriptors of its directory, its locks, the newest manifest
+// and its segments. A [Snapshot] holds segments too, for as long as it is
+// kept, and their room on the disk: close it.
 //
 // # Compatibility
 //

@@ -42,6 +42,11 @@ var (
 	// restored from a copy while the store was open: it holds another store,
 	// or another history than the one seen before.
 	ErrReplaced = errors.New("store was removed, replaced or restored while it was open")
+	// ErrSnapshotExpired is reported by a [Snapshot] on a network file system
+	// when the server has removed what it reads: after some minutes others may
+	// retire the files of an old state, and there an open file does not keep
+	// them. Take a new snapshot. On a local file system it does not happen.
+	ErrSnapshotExpired = errors.New("snapshot has expired")
 	// ErrUnsafeDir is reported by [Open] when the directory's permissions or
 	// file system would keep the store from working: others' files cannot be
 	// removed in it, or no file can be published without replacing.

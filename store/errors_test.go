@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -309,7 +310,7 @@ func TestNewerVersion(t *testing.T) {
 		do   func(b []byte) []byte
 		says string
 	}{
-		{"version", func(b []byte) []byte { return sealPrologue(b, formatVersion+1, 0) }, "version 2"},
+		{"version", func(b []byte) []byte { return sealPrologue(b, formatVersion+1, 0) }, "version 3"},
 		{"version of a format that is otherwise unknown", func([]byte) []byte {
 			return append(sealPrologue([]byte(manifestMagic+"12345678"), 77, 0xffff), "something else"...)
 		}, "version 77"},
@@ -853,5 +854,51 @@ func TestManifestsGoneForReaders(t *testing.T) {
 	}
 	if rep, err := Verify(t.Context(), dir); err != nil || rep.OK() {
 		t.Errorf("Verify: %+v, %v; want damage", rep, err)
+	}
+}
+
+// TestSegmentsAlone: a directory that holds segments and no manifest is no empty
+// directory, in which a store may be created.
+func TestSegmentsAlone(t *testing.T) {
+	dir := t.TempDir()
+	name := segmentRef{seq: 7, id: ID{1}}.name()
+	if err := os.WriteFile(filepath.Join(dir, name), []byte("x"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	for _, opts := range []*Options{nil, {ReadOnly: true}, {NoCreate: true}} {
+		if _, err := Open(dir, opts); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), name) {
+			t.Errorf("%+v: got %v, want ErrCorrupt naming the segment", opts, err)
+		}
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 1 {
+		t.Errorf("%d files, %v; want the segment alone", len(entries), err)
+	}
+}
+
+// TestSegmentNameIsFlushed: others build on a manifest before its own flush, and
+// must be able to count on the segments that it names.
+func TestSegmentNameIsFlushed(t *testing.T) {
+	m := newMachine(faultfs.NewDisk(), 1)
+	var mu sync.Mutex
+	var log []string
+	s := mustOpen(t, simDir, &Options{JournalSize: 1}, m.system(&faultfs.Hooked{FS: m.disk, After: func(op faultfs.Op, err error) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if base := filepath.Base(op.Path); op.Kind == faultfs.OpRename || op.Kind == faultfs.OpSyncDir {
+			name, _, _ := strings.Cut(base, ".")
+			log = append(log, op.Kind+" "+name)
+		}
+		return err
+	}}))
+	defer s.Close()
+	mu.Lock()
+	log = nil
+	mu.Unlock()
+	mustUpdate(t, s, "w/0")
+	mu.Lock()
+	defer mu.Unlock()
+	want := []string{"rename segment", "syncdir s", "rename manifest"}
+	if len(log) < 3 || !slices.Equal(log[:3], want) {
+		t.Errorf("%q, want %q first", log, want)
 	}
 }

@@ -2,8 +2,10 @@ package store
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -12,10 +14,11 @@ import (
 	"time"
 
 	"github.com/recordstore/recordstore/codec"
+	"github.com/recordstore/recordstore/internal/vfs"
 )
 
 // docs/FORMAT.md is held to the code: its tables are those of the comments
-// that the encoders stand under, and its example is what they write.
+// that the encoders stand under, and its examples are what they write.
 
 const formatDoc = "../docs/FORMAT.md"
 
@@ -117,7 +120,7 @@ func chained(t *testing.T, rows []row) int {
 
 func TestFormatTables(t *testing.T) {
 	doc := readText(t, formatDoc)
-	manifest, holder := readText(t, "manifest.go"), readText(t, "../lockfile/holder.go")
+	manifest, segment, holder := readText(t, "manifest.go"), readText(t, "segment.go"), readText(t, "../lockfile/holder.go")
 	for _, tc := range []struct {
 		name, below  string
 		n            int
@@ -127,6 +130,9 @@ func TestFormatTables(t *testing.T) {
 	}{
 		{"manifest", "## Manifest", 0, between(t, manifest, "//\tOffset  Size  Field\n", "//\n"), 6, 4, headerSize},
 		{"record", "### Record", 0, between(t, manifest, "// A record:\n//\n", "//\n"), 2, 4, recHeaderSize},
+		{"segment", "## Segment", 0, between(t, segment, "//\tOffset  Size  Field\n", "//\n"), 6, 4, segmentHeaderSize},
+		{"segment, entry", "### Entry", 0, between(t, segment, "An index block is one entry after the other:\n//\n", "//\n"), 2, 4, entryHeaderSize},
+		{"segment, footer", "### Footer", 0, between(t, segment, "// The footer:\n//\n", "//\n"), 2, 4, segmentFooterSize},
 		{"LOCK", "## LOCK", 0, between(t, holder, "//\toffset  size  region\n", "//\n"), 6, 4, 1024},
 		{"LOCK, header", "## LOCK", 1, between(t, holder, "// The header:\n//\n//\toffset  size  field\n", "//\n"), 6, 4, 32},
 		{"LOCK, holder record", "## LOCK", 2, between(t, holder, "from its start:\n//\n//\toffset  size  field\n", "//\n"), 6, 4, 480},
@@ -144,15 +150,19 @@ func TestFormatTables(t *testing.T) {
 	}
 }
 
-func TestFormatExample(t *testing.T) {
+// docBytes returns the bytes of the example with the name, whose offsets must
+// be right.
+func docBytes(t *testing.T, name string) []byte {
+	t.Helper()
+	line := regexp.MustCompile(`^ *(\d+)  ((?:[0-9a-f]{2} )+)`)
 	var b []byte
-	for line := range strings.Lines(between(t, readText(t, formatDoc), "<!-- example -->\n```\n", "```\n<!-- /example -->")) {
-		m := regexp.MustCompile(`^ *(\d+)  ((?:[0-9a-f]{2} )+)`).FindStringSubmatch(line)
+	for l := range strings.Lines(between(t, readText(t, formatDoc), "<!-- "+name+" -->\n```\n", "```\n<!-- /"+name+" -->")) {
+		m := line.FindStringSubmatch(l)
 		if m == nil {
-			t.Fatalf("%q has no offset and bytes", line)
+			t.Fatalf("%q has no offset and bytes", l)
 		}
 		if m[1] != strconv.Itoa(len(b)) {
-			t.Errorf("%q: want offset %d", line, len(b))
+			t.Errorf("%q: want offset %d", l, len(b))
 		}
 		piece, err := hex.DecodeString(strings.ReplaceAll(m[2], " ", ""))
 		if err != nil {
@@ -160,6 +170,14 @@ func TestFormatExample(t *testing.T) {
 		}
 		b = append(b, piece...)
 	}
+	return b
+}
+
+// exampleTime is the time of everything in the examples.
+var exampleTime = time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
+
+func TestFormatExample(t *testing.T) {
+	b := docBytes(t, "example")
 	h, recs, err := decodeManifest("the example", b)
 	if err != nil {
 		t.Fatal(err)
@@ -168,15 +186,74 @@ func TestFormatExample(t *testing.T) {
 		t.Errorf("the example encodes to\n%swant\n%s", hex.Dump(got), hex.Dump(b))
 	}
 	// What the right-hand column says.
-	when := time.Date(2026, 1, 2, 3, 4, 5, 6, time.UTC)
 	if len(b) != 202 || h.network || h.seq != 2 || manifestName(h.seq) != "manifest.0000000000000002" ||
-		h.time != when.UnixNano() || h.firstRev != 1 || h.lastRev != 1 || len(h.ancestors) != 1 || h.ancestors[0].seq != 1 || len(recs) != 1 {
+		h.time != exampleTime.UnixNano() || h.firstRev != 1 || h.lastRev != 1 || len(h.ancestors) != 1 || h.ancestors[0].seq != 1 || len(recs) != 1 {
 		t.Fatalf("the example has %d bytes, header %+v, %d records", len(b), h, len(recs))
 	}
 	rec := recs[0].record("")
 	v, err := Decode[string](rec)
-	if err != nil || rec.Key != "colour" || rec.Codec != "msgpack" || v != "blue" || rec.Revision != 1 || !rec.Time.Equal(when) || !rec.Expires.IsZero() {
+	if err != nil || rec.Key != "colour" || rec.Codec != "msgpack" || v != "blue" || rec.Revision != 1 || !rec.Time.Equal(exampleTime) || !rec.Expires.IsZero() {
 		t.Errorf("the record is %+v with value %q, %v", rec, v, err)
+	}
+}
+
+func TestFormatSegmentExample(t *testing.T) {
+	b := docBytes(t, "segment-example")
+	// As a manifest would name it.
+	ref := segmentRef{
+		id:       ID(b[32:48]),
+		size:     int64(len(b)),
+		checksum: binary.LittleEndian.Uint32(b[len(b)-checksumSize:]),
+	}
+	dir := t.TempDir()
+	path := filepath.Join(dir, "segment")
+	if err := os.WriteFile(path, b, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	g, err := openSegment(vfs.OS{}, path, ID(b[16:32]), ref, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer g.release()
+	if err := g.check(); err != nil {
+		t.Fatal(err)
+	}
+	recs, err := collect(g, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	f, err := vfs.OS{}.CreateTemp(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	w := newSegmentWriter(f, ID(b[16:32]), ref.id, segmentLayout{dataBlock: 1})
+	for _, r := range recs {
+		if err := w.add(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again, err := w.finish()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(f.Name()); err != nil || !bytes.Equal(got, b) || again != ref {
+		t.Errorf("the example, %+v, %v, encodes to %+v\n%swant\n%s", ref, err, again, hex.Dump(got), hex.Dump(b))
+	}
+
+	// What the right-hand column says.
+	info, err := g.info()
+	if want := (segmentInfo{records: 1, tombstones: 1, dataBytes: 95, height: 1}); err != nil || info != want || len(b) != 270 || len(recs) != 2 {
+		t.Fatalf("the example has %d bytes, %+v, %d records; %v", len(b), info, len(recs), err)
+	}
+	dead, colour := recs[0], recs[1]
+	if !dead.tombstone() || string(dead.key()) != "color" || dead.revision() != 7 || !dead.record("").Time.Equal(exampleTime) {
+		t.Errorf("the tombstone is %+v", dead.record(""))
+	}
+	manifest := docBytes(t, "example")
+	if !bytes.Contains(manifest, colour) || !bytes.Equal(manifest[32:48], b[16:32]) {
+		t.Errorf("the record %x is not that of the manifest, or the store is another", colour)
 	}
 }
 

@@ -2,19 +2,21 @@ package store
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"hash/crc32"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/recordstore/recordstore/internal/boot"
+	"github.com/recordstore/recordstore/internal/crc32c"
 )
 
 // The format of a manifest. docs/FORMAT.md has the same tables with a worked
-// example. All integers are little-endian; all checksums are CRC-32C.
+// example. All integers are little-endian; all checksums are CRC-32C, but for the
+// last one, which is CRC-32 (IEEE).
 //
 //	Offset  Size  Field
 //	     0     8  magic
@@ -31,18 +33,18 @@ import (
 //	    88     8  first revision that this commit adds
 //	    96     8  last revision; the one before the first if it adds none
 //	   104     4  number of ancestors, at most 64
-//	   108     4  number of segments
+//	   108     4  number of segments, at most 128
 //	   112     4  number of records in the journal
 //	   116     4  checksum of bytes 0 to 116 and of the two tables
 //	   120    24  for each ancestor, parent first: sequence (8), commit id (16)
-//	          40  for each segment: sequence (8), id (16), length (8), checksum (4), 0 (4)
+//	          40  for each segment, newest first: sequence (8), id (16), length (8), checksum (4), 0 (4)
 //	              the journal: records in ascending order of their keys
 //	 end-4     4  checksum of everything before it
 //
 // A record:
 //
-//	 0     1  flags: 0
-//	 1     1  length of the codec's name
+//	 0     1  flags; bit 0: a tombstone, there is no record with the key
+//	 1     1  length of the codec's name; 0 in a tombstone, and only there
 //	 2     2  length of the key
 //	 4     4  length of the value
 //	 8     8  revision
@@ -53,25 +55,39 @@ import (
 //
 // The checksum at the end decides whether the file is whole. Those of the
 // header and of the records repeat it in parts, so that damage can be placed.
+// It is of another kind than theirs because the CRC-32C of any bytes with their
+// own CRC-32C behind them is always the same: over whole records it would
+// depend on nothing but their lengths.
+//
+// Version 1 is the same with a CRC-32C at the end, without segments and
+// without tombstones.
 const (
 	manifestMagic   = "\x93RECMAN\n"
-	formatVersion   = 1
+	formatVersion   = 2
 	flagNetwork     = 1 << 0
 	flagRecovery    = 1 << 1
 	knownFlags      = flagNetwork | flagRecovery
 	prologueSize    = 16
 	headerSize      = 120
 	ancestorSize    = 24
-	segmentSize     = 40
+	segmentRefSize  = 40
 	recHeaderSize   = 32
 	checksumSize    = 4
+	flagTombstone   = 1 << 0
 	maxAncestors    = 64
+	maxSegments     = 128
 	maxManifestSize = 1 << 36 // bytes; more is damage, not data
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+func checksum(b []byte) uint32 { return crc32c.Checksum(b) }
 
-func checksum(b []byte) uint32 { return crc32.Checksum(b, castagnoli) }
+// fileChecksum is the checksum of a manifest of that version before its end.
+func fileChecksum(version uint16, b []byte) uint32 {
+	if version < 2 {
+		return checksum(b)
+	}
+	return crc32.ChecksumIEEE(b)
+}
 
 const manifestPrefix = "manifest."
 
@@ -95,7 +111,7 @@ type ancestor struct {
 	commit ID
 }
 
-// A header is a manifest without its records.
+// A header is a manifest without its journal.
 type header struct {
 	network   bool
 	recovery  bool
@@ -106,11 +122,17 @@ type header struct {
 	time      int64 // nanoseconds since 1970 UTC
 	firstRev  Revision
 	lastRev   Revision
-	ancestors []ancestor // parent first
+	ancestors []ancestor   // parent first
+	segments  []segmentRef // newest first
 }
 
 // self returns the commit as an ancestor of those to come.
 func (h *header) self() ancestor { return ancestor{h.seq, h.commit} }
+
+// names tells whether h names the segment.
+func (h *header) names(segment ID) bool {
+	return slices.ContainsFunc(h.segments, func(g segmentRef) bool { return g.id == segment })
+}
 
 // lineage says what h tells about a commit's place in its history.
 type lineage int
@@ -149,8 +171,12 @@ func (h *header) nextAncestors() []ancestor {
 	return append([]ancestor{h.self()}, h.ancestors[:n]...)
 }
 
-// A rec is an encoded record, checksum included.
+// A rec is an encoded record or tombstone, checksum included.
 type rec []byte
+
+// tombstone tells whether r says that there is no record with its key,
+// whatever older segments hold.
+func (r rec) tombstone() bool { return r[0]&flagTombstone != 0 }
 
 func (r rec) sizes() (name, key, value int) {
 	return int(r[1]), int(binary.LittleEndian.Uint16(r[2:])), int(binary.LittleEndian.Uint32(r[4:]))
@@ -224,9 +250,17 @@ func encodeRec(key, codec string, value []byte, rev Revision, now, expires int64
 	return binary.LittleEndian.AppendUint32(b, checksum(b))
 }
 
+// encodeTombstone encodes that there is no record with the key.
+func encodeTombstone(key string, rev Revision, now int64) rec {
+	r := encodeRec(key, "", nil, rev, now, 0)
+	r[0] = flagTombstone
+	body := r[:len(r)-checksumSize]
+	return binary.LittleEndian.AppendUint32(body, checksum(body))
+}
+
 // encodeManifest encodes a manifest whose journal is recs.
 func encodeManifest(h *header, recs []rec) []byte {
-	size := headerSize + len(h.ancestors)*ancestorSize + checksumSize
+	size := headerSize + len(h.ancestors)*ancestorSize + len(h.segments)*segmentRefSize + checksumSize
 	for _, r := range recs {
 		size += len(r)
 	}
@@ -251,23 +285,30 @@ func encodeManifest(h *header, recs []rec) []byte {
 	b = binary.LittleEndian.AppendUint64(b, uint64(h.firstRev))
 	b = binary.LittleEndian.AppendUint64(b, uint64(h.lastRev))
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(h.ancestors)))
-	b = binary.LittleEndian.AppendUint32(b, 0) // segments
+	b = binary.LittleEndian.AppendUint32(b, uint32(len(h.segments)))
 	b = binary.LittleEndian.AppendUint32(b, uint32(len(recs)))
 	b = binary.LittleEndian.AppendUint32(b, 0) // checksum, below
 	for _, a := range h.ancestors {
 		b = binary.LittleEndian.AppendUint64(b, a.seq)
 		b = append(b, a.commit[:]...)
 	}
+	for _, g := range h.segments {
+		b = binary.LittleEndian.AppendUint64(b, g.seq)
+		b = append(b, g.id[:]...)
+		b = binary.LittleEndian.AppendUint64(b, uint64(g.size))
+		b = binary.LittleEndian.AppendUint32(b, g.checksum)
+		b = binary.LittleEndian.AppendUint32(b, 0)
+	}
 	binary.LittleEndian.PutUint32(b[116:], headerChecksum(b))
 	for _, r := range recs {
 		b = append(b, r...)
 	}
-	return binary.LittleEndian.AppendUint32(b, checksum(b))
+	return binary.LittleEndian.AppendUint32(b, fileChecksum(formatVersion, b))
 }
 
 // headerChecksum is that of the header and the tables, which are all of b.
 func headerChecksum(b []byte) uint32 {
-	return crc32.Update(checksum(b[:116]), castagnoli, b[headerSize:])
+	return crc32c.Update(checksum(b[:116]), b[headerSize:])
 }
 
 // checkPrologue checks magic and version, in this order.
@@ -319,7 +360,7 @@ func decodeManifest(path string, b []byte) (header, []rec, error) {
 		return header{}, nil, &CorruptError{path, min(int64(len(b)), n), fmt.Sprintf("the file has %d bytes, its header says %d", len(b), n)}
 	}
 	body := b[:n-checksumSize]
-	if binary.LittleEndian.Uint32(b[len(body):]) != checksum(body) {
+	if binary.LittleEndian.Uint32(b[len(body):]) != fileChecksum(binary.LittleEndian.Uint16(b[8:]), body) {
 		return header{}, nil, placeDamage(path, body)
 	}
 	h, off, count, err := decodeHeader(path, body)
@@ -354,19 +395,19 @@ func decodeHeader(path string, body []byte) (h header, off, count int, err error
 	u32 := func(off int) uint32 { return binary.LittleEndian.Uint32(body[off:]) }
 	// Compared as they are stored: an int may have no more bits.
 	ancestors, segments, room := u32(104), u32(108), uint64(len(body))
-	if tables := uint64(ancestors)*ancestorSize + uint64(segments)*segmentSize; ancestors > maxAncestors || headerSize+tables > room {
+	if tables := uint64(ancestors)*ancestorSize + uint64(segments)*segmentRefSize; ancestors > maxAncestors || segments > maxSegments || headerSize+tables > room {
 		return h, 0, 0, &CorruptError{path, 104, "tables longer than the file"}
 	}
 	if uint64(u32(112)) > maxManifestSize/recHeaderSize || uint64(u32(112)) > math.MaxInt {
 		return h, 0, 0, &CorruptError{path, 112, "more records than a file has room for"}
 	}
 	count = int(u32(112))
-	off = headerSize + int(ancestors)*ancestorSize + int(segments)*segmentSize
+	off = headerSize + int(ancestors)*ancestorSize + int(segments)*segmentRefSize
 	switch {
 	case u32(116) != headerChecksum(body[:off]):
 		return h, 0, 0, &CorruptError{path, 16, "wrong checksum of the header"}
-	case segments != 0:
-		return h, 0, 0, fmt.Errorf("%s: %w: it names segments; use a newer program", path, ErrNewerVersion)
+	case segments > 0 && binary.LittleEndian.Uint16(body[8:]) < 2:
+		return h, 0, 0, &CorruptError{path, 108, "segments in a manifest of version 1"}
 	}
 	h = header{
 		network:  binary.LittleEndian.Uint16(body[10:])&flagNetwork != 0,
@@ -379,8 +420,18 @@ func decodeHeader(path string, body []byte) (h header, off, count int, err error
 		firstRev: Revision(u64(88)),
 		lastRev:  Revision(u64(96)),
 	}
-	for a := headerSize; a < headerSize+int(ancestors)*ancestorSize; a += ancestorSize {
-		h.ancestors = append(h.ancestors, ancestor{u64(a), ID(body[a+8 : a+24])})
+	at := headerSize
+	for range ancestors {
+		h.ancestors = append(h.ancestors, ancestor{u64(at), ID(body[at+8 : at+24])})
+		at += ancestorSize
+	}
+	for range segments {
+		g := segmentRef{seq: u64(at), id: ID(body[at+8 : at+24]), size: int64(u64(at + 24)), checksum: u32(at + 32)}
+		if g.seq > h.seq || g.size < minSegmentSize || g.size > maxSegmentSize {
+			return h, 0, 0, &CorruptError{path, int64(at), "impossible sequence or size of a segment"}
+		}
+		h.segments = append(h.segments, g)
+		at += segmentRefSize
 	}
 	return h, off, count, nil
 }
@@ -391,15 +442,15 @@ func cutRec(b []byte) (r rec, reason string) {
 	if len(b) < recHeaderSize+checksumSize {
 		return nil, "the file ends within a record"
 	}
-	if b[0] != 0 {
+	if b[0]&^flagTombstone != 0 {
 		return nil, "unknown flags of a record"
 	}
 	if binary.LittleEndian.Uint32(b[4:]) > MaxValueSize {
 		return nil, "impossible size of a value"
 	}
 	name, key, value := rec(b).sizes()
-	if key == 0 || key > MaxKeySize || name == 0 {
-		return nil, "impossible size of a name or key"
+	if dead := rec(b).tombstone(); key == 0 || key > MaxKeySize || (name == 0) != dead || dead && value > 0 {
+		return nil, "impossible size of a name, key or value"
 	}
 	n := recHeaderSize + name + key + value + checksumSize
 	if n > len(b) {
@@ -412,9 +463,6 @@ func cutRec(b []byte) (r rec, reason string) {
 // whole does not.
 func placeDamage(path string, body []byte) error {
 	_, off, count, err := decodeHeader(path, body)
-	if errors.Is(err, ErrNewerVersion) {
-		return &CorruptError{path, headerSize, "wrong checksum of the file"}
-	}
 	if err != nil {
 		return err
 	}

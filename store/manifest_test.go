@@ -36,7 +36,7 @@ func golden(t testing.TB, name string) []byte {
 	return b
 }
 
-// sample is the manifest of testdata/manifest-v1.hex.
+// sample is the manifest of testdata/manifest-v1.hex and manifest-v2.hex.
 func sample() (*header, []rec) {
 	h := &header{
 		network:  true,
@@ -59,23 +59,34 @@ func sample() (*header, []rec) {
 	}
 }
 
-// TestManifestGolden: the bytes of version 1 are for ever.
+// TestManifestGolden: the bytes of a version are for ever.
 func TestManifestGolden(t *testing.T) {
-	want := golden(t, "manifest-v1.hex")
 	h, recs := sample()
-	if got := encodeManifest(h, recs); !bytes.Equal(got, want) {
+	decodes := func(name string) []rec {
+		t.Helper()
+		gotHeader, gotRecs, err := decodeManifest("m", golden(t, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !reflect.DeepEqual(&gotHeader, h) {
+			t.Errorf("%s: decoded %+v, want %+v", name, gotHeader, h)
+		}
+		if !reflect.DeepEqual(gotRecs, recs) {
+			t.Errorf("%s: decoded records %x, want %x", name, gotRecs, recs)
+		}
+		return gotRecs
+	}
+	gotRecs := decodes("manifest-v1.hex")
+	// What came with version 2.
+	h.segments = []segmentRef{
+		{42, ID(bytes.Repeat([]byte{0x66}, 16)), 4096, 0x01020304},
+		{17, ID(bytes.Repeat([]byte{0x77}, 16)), 1 << 33, 0x05060708},
+	}
+	recs = append(recs, encodeTombstone("d", 1001, h.time))
+	if got, want := encodeManifest(h, recs), golden(t, "manifest-v2.hex"); !bytes.Equal(got, want) {
 		t.Errorf("encoded:\n%swant:\n%s", hex.Dump(got), hex.Dump(want))
 	}
-	gotHeader, gotRecs, err := decodeManifest("m", want)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !reflect.DeepEqual(&gotHeader, h) {
-		t.Errorf("decoded %+v, want %+v", gotHeader, h)
-	}
-	if !reflect.DeepEqual(gotRecs, recs) {
-		t.Errorf("decoded records %x, want %x", gotRecs, recs)
-	}
+	decodes("manifest-v2.hex")
 	r := gotRecs[1].record("")
 	if got, want := fmt.Sprintf("%q %q %s %d %d %d", r.Key, r.Value, r.Codec, r.Revision, r.Time.UnixNano(), r.Expires.UnixNano()),
 		`"b\xff" "" raw 7 1600000000000000000 1800000000000000001`; got != want {
@@ -85,7 +96,7 @@ func TestManifestGolden(t *testing.T) {
 
 // TestManifestGoldenNewer: what a later version writes is not damage.
 func TestManifestGoldenNewer(t *testing.T) {
-	for _, name := range []string{"manifest-v2.hex", "manifest-newer-flag.hex"} {
+	for _, name := range []string{"manifest-v3.hex", "manifest-newer-flag.hex"} {
 		_, _, err := decodeManifest("the/file", golden(t, name))
 		if !errors.Is(err, ErrNewerVersion) || errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), "the/file") {
 			t.Errorf("%s: got %v, want ErrNewerVersion naming the file", name, err)
@@ -110,11 +121,11 @@ func seal(b []byte) []byte {
 	sealPrologue(b, binary.LittleEndian.Uint16(b[8:]), binary.LittleEndian.Uint16(b[10:]))
 	binary.LittleEndian.PutUint64(b[16:], uint64(len(b)))
 	body := b[:len(b)-checksumSize]
-	tables := headerSize + int(binary.LittleEndian.Uint32(b[104:]))*ancestorSize + int(binary.LittleEndian.Uint32(b[108:]))*segmentSize
+	tables := headerSize + int(binary.LittleEndian.Uint32(b[104:]))*ancestorSize + int(binary.LittleEndian.Uint32(b[108:]))*segmentRefSize
 	if tables >= headerSize && tables <= len(body) {
 		binary.LittleEndian.PutUint32(b[116:], headerChecksum(body[:tables]))
 	}
-	binary.LittleEndian.PutUint32(b[len(body):], checksum(body))
+	binary.LittleEndian.PutUint32(b[len(body):], fileChecksum(binary.LittleEndian.Uint16(b[8:]), body))
 	return b
 }
 
@@ -126,15 +137,10 @@ func TestManifestPrologue(t *testing.T) {
 		offset int64
 	}{
 		{"version 0", func(b []byte) { sealPrologue(b, 0, 0) }, false, 8},
-		{"version 2", func(b []byte) { sealPrologue(b, 2, 0) }, true, 0},
+		{"version 3", func(b []byte) { sealPrologue(b, 3, 0) }, true, 0},
 		{"version 65535", func(b []byte) { sealPrologue(b, 65535, 0) }, true, 0},
-		{"version 2, wrong checksum", func(b []byte) { b[8] = 2 }, false, 8},
+		{"version 3, wrong checksum", func(b []byte) { b[8] = 3 }, false, 8},
 		{"unknown flag", func(b []byte) { sealPrologue(b, 1, 1<<15) }, true, 0},
-		{"segments", func(b []byte) { // 48 bytes after the header: room for one
-			binary.LittleEndian.PutUint32(b[104:], 0)
-			binary.LittleEndian.PutUint32(b[108:], 1)
-			seal(b)
-		}, true, 0},
 		{"wrong magic", func(b []byte) { b[0] = 'M' }, false, 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -171,7 +177,13 @@ func TestManifestSealed(t *testing.T) {
 		{"all records there can be", func(b []byte) { u32(b[112:], 1<<32-1) }, 112},
 		{"a record too many", func(b []byte) { u32(b[112:], 4) }, -1},
 		{"a record too few", func(b []byte) { u32(b[112:], 2) }, -1},
-		{"flags of a record", func(b []byte) { b[firstRec] = 1 }, firstRec},
+		{"impossible segment", func(b []byte) { // 48 bytes after the header: room for one
+			sealPrologue(b, 2, 0)
+			u32(b[104:], 0)
+			u32(b[108:], 1)
+		}, headerSize},
+		{"flags of a record", func(b []byte) { b[firstRec] = 2 }, firstRec},
+		{"tombstone with a value", func(b []byte) { b[firstRec] = 1 }, firstRec},
 		{"no codec", func(b []byte) { b[firstRec+1] = 0 }, firstRec},
 		{"no key", func(b []byte) { b[firstRec+2] = 0 }, firstRec},
 		{"a key too long", func(b []byte) { b[firstRec+3] = 0xff }, firstRec},
@@ -367,7 +379,7 @@ func TestLineage(t *testing.T) {
 // makes the decoder panic. As hardly any bytes have the right checksums, they
 // are tried again with these put right.
 func FuzzManifest(f *testing.F) {
-	for _, name := range []string{"manifest-v1.hex", "manifest-v2.hex", "manifest-newer-flag.hex"} {
+	for _, name := range []string{"manifest-v1.hex", "manifest-v2.hex", "manifest-v3.hex", "manifest-newer-flag.hex"} {
 		f.Add(golden(f, name))
 	}
 	f.Add(encodeManifest(&header{seq: 1}, nil))
@@ -384,7 +396,7 @@ func FuzzManifest(f *testing.F) {
 			for _, r := range recs {
 				_ = r.record("")
 			}
-			if got := encodeManifest(&h, recs); !bytes.Equal(got, b) {
+			if got := encodeManifest(&h, recs); binary.LittleEndian.Uint16(b[8:]) == formatVersion && !bytes.Equal(got, b) {
 				t.Fatalf("decoded:\n%sencodes to:\n%s", hex.Dump(b), hex.Dump(got))
 			}
 		}

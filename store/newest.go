@@ -1,12 +1,14 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -97,6 +99,83 @@ func (s *Store) isNewest(st *state) (bool, error) {
 	return s.holds(st)
 }
 
+// isNewestHere is isNewest for reading, by the open directory: a directory that
+// has not changed since st was found to be the newest needs no lookups at all.
+// It may be that the directory's path leads elsewhere by now: that is looked at
+// only now and then.
+func (s *Store) isNewestHere(st *state) (bool, error) {
+	now := s.sys.now()
+	if ok, err := s.here.stays(s, now); !ok || err != nil {
+		return false, err
+	}
+	_, changed, err := s.here.dir.Stat()
+	if err != nil {
+		return false, err
+	}
+	if !changed.IsZero() && st.confirmed.Load() == changed.UnixNano() {
+		return true, nil
+	}
+	_, above, err := s.here.dir.Lookup(st.nextName)
+	if above || err != nil {
+		return false, err
+	}
+	id, ok, err := s.here.dir.Lookup(st.name)
+	if ok && id == st.id && !changed.IsZero() && now.Sub(changed) > timeStep(changed) {
+		// The change is so long ago that another one, after these lookups,
+		// will have another time.
+		st.confirmed.Store(changed.UnixNano())
+	}
+	return ok && id == st.id, err
+}
+
+// timeStep is more than the steps in which a file system's time advances, if
+// this is one of its times: some milliseconds, or a second or two where times
+// have no fraction.
+func timeStep(t time.Time) time.Duration {
+	if t.Nanosecond() == 0 {
+		return 3 * time.Second
+	}
+	return 50 * time.Millisecond
+}
+
+// A lookout is the store's directory, held open.
+type lookout struct {
+	dir     vfs.Dir
+	id      vfs.ID
+	checked atomic.Int64 // when its path was last seen to lead to it, nanoseconds since 1970 UTC
+}
+
+// recheck is how long reading may overlook that a directory has another place.
+const recheck = 100 * time.Millisecond
+
+// stays tells whether the store's path still leads to the open directory.
+func (l *lookout) stays(s *Store, at time.Time) (bool, error) {
+	if l.dir == nil {
+		return false, nil
+	}
+	now, last := at.UnixNano(), l.checked.Load()
+	if d := now - last; 0 <= d && d < int64(recheck) {
+		return true, nil
+	}
+	info, err := s.sys.fs.Lstat(s.dir)
+	if err != nil || info.ID != l.id {
+		return false, err
+	}
+	l.checked.Store(now)
+	return true, nil
+}
+
+// openLookout opens the directory.
+func (s *Store) openLookout() error {
+	dir, err := s.sys.fs.OpenDir(s.dir)
+	if err != nil {
+		return err
+	}
+	s.here.dir = dir
+	s.here.id, _, err = dir.Stat()
+	return err
+}
+
 // current returns the newest state that this process has seen, acquired, or
 // nil.
 func (s *Store) current() *state {
@@ -110,12 +189,12 @@ func (s *Store) current() *state {
 
 // newest returns the newest state of the store, acquired.
 func (s *Store) newest(ctx context.Context) (*state, error) {
-	if st := s.warm(); st != nil {
+	if st := s.warm(s.isNewest); st != nil {
 		return st, nil
 	}
 	s.finding.Lock() // one goroutine looks, the others profit
 	defer s.finding.Unlock()
-	if st := s.warm(); st != nil {
+	if st := s.warm(s.isNewest); st != nil {
 		return st, nil
 	}
 	return s.find(ctx)
@@ -123,13 +202,13 @@ func (s *Store) newest(ctx context.Context) (*state, error) {
 
 // warm returns the current state if it is the newest still, acquired. On a
 // network file system a name that was looked up proves nothing.
-func (s *Store) warm() *state {
+func (s *Store) warm(isNewest func(*state) (bool, error)) *state {
 	st := s.current()
 	if st == nil {
 		return nil
 	}
 	if !s.network.Load() {
-		if ok, err := s.isNewest(st); ok && err == nil {
+		if ok, err := isNewest(st); ok && err == nil {
 			return st
 		}
 	}
@@ -230,12 +309,12 @@ func (s *Store) advance(from *state) (*state, error) {
 // highestNear returns the sequence of a manifest at or above seq, as high as
 // a few stats can find, or 0 if there is none at seq.
 func (s *Store) highestNear(seq uint64) (uint64, error) {
-	if ok, err := s.exists(s.manifestPath(seq)); !ok || err != nil {
+	if ok, err := s.taken(seq); !ok || err != nil {
 		return 0, err
 	}
 	known, step := seq, uint64(1)
 	for {
-		ok, err := s.exists(s.manifestPath(known + step))
+		ok, err := s.taken(known + step)
 		if err != nil {
 			return 0, err
 		}
@@ -245,7 +324,7 @@ func (s *Store) highestNear(seq uint64) (uint64, error) {
 		known, step = known+step, 2*step
 	}
 	for step /= 2; step > 0; step /= 2 {
-		ok, err := s.exists(s.manifestPath(known + step))
+		ok, err := s.taken(known + step)
 		if err != nil {
 			return 0, err
 		}
@@ -254,6 +333,13 @@ func (s *Store) highestNear(seq uint64) (uint64, error) {
 		}
 	}
 	return known, nil
+}
+
+// taken tells whether there is a manifest of that sequence, as a hint: nothing
+// rests on it.
+func (s *Store) taken(seq uint64) (bool, error) {
+	_, ok, err := s.here.dir.Lookup(manifestName(seq))
+	return ok, err
 }
 
 // search finds the newest state by listing the directory. It returns it
@@ -344,8 +430,8 @@ func (s *Store) searchOnce(old *state) (*state, error) {
 var errNoManifest = fmt.Errorf("no record store here: %w", fs.ErrNotExist)
 
 // list reads the directory: the sequences of the manifests, ascending, and
-// the names of temporary files.
-func (s *Store) list() (seqs []uint64, temps []string, err error) {
+// the other names.
+func (s *Store) list() (seqs []uint64, others []string, err error) {
 	names, err := s.sys.fs.ReadDir(s.dir)
 	if err != nil {
 		return nil, nil, err
@@ -353,12 +439,12 @@ func (s *Store) list() (seqs []uint64, temps []string, err error) {
 	for _, name := range names {
 		if seq, ok := parseManifestName(name); ok {
 			seqs = append(seqs, seq)
-		} else if vfs.IsTemp(name) {
-			temps = append(temps, name)
+		} else {
+			others = append(others, name)
 		}
 	}
 	slices.Sort(seqs)
-	return seqs, temps, nil
+	return seqs, others, nil
 }
 
 // highestWhole loads the highest of the listed manifests that is whole, and
@@ -382,7 +468,7 @@ func (s *Store) highestWhole(seqs []uint64) (*state, error) {
 			}
 		}
 		if i < len(seqs)-1 {
-			st.skip = highest - seq
+			st.skipTo(highest)
 		}
 		return st, nil
 	}
@@ -420,11 +506,10 @@ func (s *Store) mustBeTorn(seq, highest uint64, below *state, damage error) erro
 	switch {
 	case info.Marked(), // it was flushed whole
 		s.network.Load(), below.network, // there, it was flushed before it had its name
-		!now.Known(), now.Same(below.boot): // no power loss since
-		return damage
-	case now.Same(published):
-		// Nor here, if it is the highest: but somebody may have recovered,
-		// above it, since we listed the directory.
+		!now.Known(), now.Same(below.boot), // no power loss since
+		now.Same(published): // nor here, if it is the highest
+		// But somebody may have recovered, above it, since we listed the
+		// directory; or the listing shows an orphan, whose segments may go, alone.
 		return s.unlessNewer(highest, damage)
 	}
 	return nil
@@ -464,7 +549,7 @@ func (s *Store) loadHeader(seq uint64) (header, error) {
 	if err != nil {
 		return header{}, vanished(err)
 	}
-	b := make([]byte, min(info.Size, headerSize+maxAncestors*ancestorSize))
+	b := make([]byte, min(info.Size, headerSize+maxAncestors*ancestorSize+maxSegments*segmentRefSize))
 	if err := readFull(f, b); err != nil {
 		return header{}, vanished(err)
 	}
@@ -510,15 +595,11 @@ func (s *Store) still(st *state) (bool, error) {
 	if !s.network.Load() && !st.network {
 		return s.holds(st)
 	}
-	now, err := s.load(st.seq)
-	if err != nil {
-		if errors.Is(err, errVanished) {
-			return false, nil
-		}
-		return false, err
+	now, err := s.loadHeader(st.seq)
+	if errors.Is(err, errVanished) {
+		return false, nil
 	}
-	defer now.release()
-	return now.commit == st.commit, nil
+	return err == nil && now.commit == st.commit, err
 }
 
 // load reads a manifest and returns its state, acquired. The error is
@@ -529,6 +610,25 @@ func (s *Store) load(seq uint64) (*state, error) {
 	if err != nil {
 		return nil, vanished(err)
 	}
+	st, err := s.readState(path, f, seq)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	st.view.segs, err = s.openSegments(&st.header, s.segmentsAtHand())
+	if err != nil {
+		f.Close()
+		if vanished(err) == errVanished {
+			err = s.segmentMissing(st, err)
+		}
+		return nil, err
+	}
+	return st, nil
+}
+
+// readState reads a manifest from its file, and makes sure that it is the right
+// one. It opens no segments.
+func (s *Store) readState(path string, f vfs.File, seq uint64) (*state, error) {
 	st, err := readManifest(path, f)
 	if err == nil && st.seq != seq {
 		err = &CorruptError{path, 24, fmt.Sprintf("it says that its sequence is %d", st.seq)}
@@ -536,11 +636,58 @@ func (s *Store) load(seq uint64) (*state, error) {
 	if err == nil && s.id != (ID{}) && st.store != s.id {
 		err = fmt.Errorf("%s: %w: it belongs to store %v, this is %v; open the store anew", path, ErrReplaced, st.store, s.id)
 	}
-	if err != nil {
-		f.Close()
-		return nil, err
+	return st, err
+}
+
+// segmentsAtHand returns what the current state has open. It may be closed at
+// any time.
+func (s *Store) segmentsAtHand() []*segment {
+	if st := s.cur.Load(); st != nil {
+		return st.view.segs
 	}
-	return st, nil
+	return nil
+}
+
+// openSegments opens the segments that h names, but for those at hand, which
+// are shared.
+func (s *Store) openSegments(h *header, atHand []*segment) ([]*segment, error) {
+	segs := make([]*segment, 0, len(h.segments))
+	for _, ref := range h.segments {
+		g := shared(atHand, ref)
+		if g == nil {
+			var err error
+			if g, err = openSegment(s.sys.fs, s.path(ref.name()), h.store, ref, s.cache); err != nil {
+				releaseAll(segs)
+				return nil, err
+			}
+		}
+		segs = append(segs, g)
+	}
+	return segs, nil
+}
+
+// shared returns the segment at hand that ref names, acquired, or nil.
+func shared(atHand []*segment, ref segmentRef) *segment {
+	for _, g := range atHand {
+		if g.ref == ref && g.acquire() {
+			return g
+		}
+	}
+	return nil
+}
+
+// segmentMissing says what it means that a segment of st is not there: if the
+// name of st still holds st, that a power loss took the segment's name, or
+// somebody removed it; else, that both were retired meanwhile.
+func (s *Store) segmentMissing(st *state, err error) error {
+	if ok, lookErr := s.still(st); lookErr != nil || !ok {
+		return cmp.Or(lookErr, errVanished)
+	}
+	path := s.manifestPath(st.seq)
+	if pathErr := (*fs.PathError)(nil); errors.As(err, &pathErr) {
+		path = pathErr.Path
+	}
+	return &CorruptError{path, 0, fmt.Sprintf("it is missing, and %s names it", manifestName(st.seq))}
 }
 
 func readManifest(path string, f vfs.File) (*state, error) {
@@ -572,7 +719,7 @@ func readManifest(path string, f vfs.File) (*state, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newState(h, recs, n, f, info.ID), nil
+	return newState(h, recs, nil, n, f, info.ID), nil
 }
 
 // readFull fills b from the beginning of f.

@@ -34,11 +34,30 @@ type Options struct {
 	// Purpose is recorded in LOCK while this process holds it, and shown to
 	// those who wait.
 	Purpose string
+	// JournalSize is how many bytes of records a manifest holds before they
+	// are moved into a segment. Every commit writes them anew, and a segment
+	// is one more file for readers to look into. The default, 0, is 16 KiB;
+	// it should be the same for all processes.
+	JournalSize int
+	// CacheSize bounds the memory in which parts of segments are kept for
+	// reading, in bytes. The default, 0, is 16 MiB; a negative size keeps
+	// none.
+	CacheSize int64
 	// Network takes the careful path of network file systems even where the
 	// file system is known to be local: for a directory that is exported, and
 	// is used on the exporting machine too. Once a store has been used so, it
 	// says so itself.
 	Network bool
+}
+
+// defaultCacheSize is far below what a process that reads one key may need.
+const defaultCacheSize = 16 << 20
+
+func (o *Options) cacheSize() int64 {
+	if o.CacheSize == 0 {
+		return defaultCacheSize
+	}
+	return o.CacheSize
 }
 
 // A PutOption changes how one record is written.

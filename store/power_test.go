@@ -1,6 +1,7 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -37,9 +38,12 @@ type recorder struct {
 	*faultfs.Hooked
 	m       *simMachine
 	creator bool // the store did not exist before
+	last    bool // no power loss follows: moments are not needed
 
 	mu        sync.Mutex
 	updating  bool  // by update, which does one thing at a time
+	named     bool  // the manifest of the update under way
+	flushed   bool  // and the next flush after that was seen to
 	violation error // of what before looks for
 	now       moment
 	coming    Revision // of the update under way
@@ -61,6 +65,12 @@ func record(m *simMachine, fsys func(*faultfs.Disk) *faultfs.Hooked) *recorder {
 func (r *recorder) before(op faultfs.Op) error {
 	r.mu.Lock()
 	idle, violated := r.waiting, r.violation != nil
+	// What comes after the flush of the update's own manifest is the move of
+	// the journal, with flushes of its own.
+	own := r.creator && r.updating && !r.flushed
+	if op.Kind == faultfs.OpSync && r.named {
+		r.flushed = true
+	}
 	r.mu.Unlock()
 	switch {
 	case violated:
@@ -70,7 +80,7 @@ func (r *recorder) before(op faultfs.Op) error {
 		case <-time.After(10 * time.Second):
 			r.violated(errors.New("a manifest is retired before the update is acknowledged"))
 		}
-	case op.Kind == faultfs.OpSync && r.creator && r.updating:
+	case op.Kind == faultfs.OpSync && own:
 		select {
 		case <-idle:
 			r.violated(errors.New("an update is acknowledged before its flush"))
@@ -92,8 +102,15 @@ func (r *recorder) after(op faultfs.Op, err error) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if manifest := strings.Contains(op.Path, manifestPrefix); manifest && err == nil {
+		r.named = r.named || op.Kind == faultfs.OpRename || op.Kind == faultfs.OpLink
+		r.flushed = r.flushed || op.Kind == faultfs.OpLink // over a network, it was before
+	}
 	if op.Kind == faultfs.OpRename && err == nil {
 		r.now.maxRev = max(r.now.maxRev, r.coming) // now everybody can see it
+	}
+	if r.last {
+		return err
 	}
 	mom := r.now
 	mom.disk, mom.op = r.m.disk.Clone(), op
@@ -118,9 +135,15 @@ func (r *recorder) update(s *Store, key string) error {
 	r.mu.Lock()
 	r.now.begun = append(r.now.begun, key)
 	r.waiting = make(chan struct{})
-	r.updating = true
+	r.updating, r.named, r.flushed = true, false, false
+	// Whoever can leave is led by another goroutine, and answered by it.
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	if len(r.now.begun)%2 == 0 {
+		ctx = context.Background()
+	}
 	r.mu.Unlock()
-	_, err := applyUpdate(context.Background(), s, key, r.saw)
+	_, err := applyUpdate(ctx, s, key, r.saw)
 	r.mu.Lock()
 	if err == nil {
 		r.now.acked = append(r.now.acked, key)
@@ -160,6 +183,85 @@ func updates(n int, opts *Options) scenario {
 			}
 		}
 		return nil
+	}
+}
+
+// compacting commits, compacts, and commits.
+func compacting(opts *Options) scenario {
+	return func(r *recorder) error {
+		s, err := r.open(opts)
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		for i := range 3 {
+			if err := r.update(s, updateKey("w", i)); err != nil {
+				return err
+			}
+		}
+		if err := s.Compact(context.Background()); err != nil {
+			return err
+		}
+		return r.update(s, updateKey("w", 3))
+	}
+}
+
+// mergingBeside is two processes: one of them has written a merged segment, or
+// has moved the journal into one, and not yet given it its name, when the other
+// commits, and moves its journal, too.
+func mergingBeside(opts *Options) scenario {
+	return func(r *recorder) error {
+		a, err := r.open(opts)
+		if err != nil {
+			return err
+		}
+		defer a.Close()
+		for i := range 2 {
+			if err := r.update(a, updateKey("a", i)); err != nil {
+				return err
+			}
+		}
+		at := &stop{
+			at: func(op faultfs.Op) bool {
+				return op.Kind == faultfs.OpRename && strings.Contains(op.Path, segmentPrefix)
+			},
+			reached: make(chan struct{}),
+			goOn:    make(chan struct{}),
+		}
+		release := sync.OnceFunc(func() { close(at.goOn) })
+		defer release()
+		b, err := open(simDir, opts, r.m.system(&faultfs.Hooked{FS: r.Hooked, Before: func(op faultfs.Op) error {
+			if at.at(op) { // LOCK is the other's, as if it had been lost
+				at.once.Do(func() {
+					<-r.m.lock
+					close(at.reached)
+					<-at.goOn
+					r.m.lock <- struct{}{}
+				})
+			}
+			return nil
+		}}))
+		if err != nil {
+			return err
+		}
+		defer b.Close()
+		done := make(chan error, 1)
+		go func() { done <- b.compactLocked(context.Background()) }()
+		select {
+		case <-at.reached:
+		case err := <-done:
+			return fmt.Errorf("nothing was there to be merged: %w", err)
+		}
+		for i := range 2 {
+			if err := r.update(a, updateKey("a", 2+i)); err != nil {
+				return err
+			}
+		}
+		release()
+		if err := <-done; err != nil {
+			return err
+		}
+		return r.update(a, "a/4")
 	}
 }
 
@@ -220,8 +322,9 @@ func overlapping(r *recorder) error {
 const killed = 1
 
 // survives checks what must hold on a disk after a power loss, and then goes
-// on to use it. It returns what it did as a recorder, for a second power loss.
-func survives(disk *faultfs.Disk, mom moment, run byte, fsys func(*faultfs.Disk) *faultfs.Hooked, opts *Options) (*recorder, error) {
+// on to use it. It returns what it did as a recorder, for a second power loss,
+// unless this is the last.
+func survives(disk *faultfs.Disk, mom moment, run byte, last bool, fsys func(*faultfs.Disk) *faultfs.Hooked, opts *Options) (*recorder, error) {
 	m := newMachine(disk, run)
 	if state, err := stateOf(m.system(fsys(disk))); err == nil {
 		if k := missing(state, mom.acked); k != "" {
@@ -231,6 +334,7 @@ func survives(disk *faultfs.Disk, mom moment, run byte, fsys func(*faultfs.Disk)
 		return nil, fmt.Errorf("a reader: %w", err)
 	}
 	r := record(m, fsys)
+	r.last = last
 	r.now = moment{opened: mom.opened, acked: mom.acked, begun: mom.begun, maxRev: mom.maxRev}
 	s, err := r.open(opts)
 	if err != nil {
@@ -258,7 +362,7 @@ func survives(disk *faultfs.Disk, mom moment, run byte, fsys func(*faultfs.Disk)
 		return r, fmt.Errorf("update after recovery: %w", err)
 	}
 	// A network file system's server has a link on disk before it answers.
-	if opts == nil && run != killed && r.now.maxRev <= before {
+	if !networked(opts) && run != killed && r.now.maxRev <= before {
 		return r, fmt.Errorf("revision %d after recovery, %d may have been seen before", r.now.maxRev, before)
 	}
 	rep, err := verify(context.Background(), simDir, m.system(fsys(disk)))
@@ -268,11 +372,16 @@ func survives(disk *faultfs.Disk, mom moment, run byte, fsys func(*faultfs.Disk)
 	return r, err
 }
 
+func networked(opts *Options) bool { return opts != nil && opts.Network }
+
 // campaign runs a scenario, loses power, and reports the first failure. It
 // tries all ways of losing it at one moment if there are not more than limit,
-// and else that many, and as many again at random.
+// and else that many, and as many again at random; and while another process
+// goes on, in proportion to that.
 func campaign(limit int, sc scenario, fsys func(*faultfs.Disk) *faultfs.Hooked, opts *Options) (losses int, err error) {
-	m := newMachine(faultfs.NewDisk(), killed)
+	disk := faultfs.NewDisk()
+	disk.DurableLinks = networked(opts)
+	m := newMachine(disk, killed)
 	r := record(m, fsys)
 	r.creator = true
 	if err := sc(r); err != nil {
@@ -281,31 +390,35 @@ func campaign(limit int, sc scenario, fsys func(*faultfs.Disk) *faultfs.Hooked, 
 	rng := rand.New(rand.NewPCG(1, 2))
 	for i, mom := range r.moments {
 		// The process is killed, another one goes on, then power is lost.
-		next, err := survives(mom.disk.Clone(), mom, killed, fsys, opts)
+		next, err := survives(mom.disk.Clone(), mom, killed, false, fsys, opts)
 		if err != nil {
 			return losses, fmt.Errorf("process killed after operation %d (%s %s): %w", i, mom.op.Kind, mom.op.Path, err)
 		}
 		for j, mom2 := range next.moments {
-			for range 10 {
+			if n := len(next.moments); n > limit && rng.IntN(n) >= limit {
+				continue
+			}
+			for range max(1, limit/10) {
 				losses++
-				if _, err := survives(mom2.disk.PowerLoss(rng.IntN), mom2, 2, fsys, opts); err != nil {
+				if _, err := survives(mom2.disk.PowerLoss(rng.IntN), mom2, 2, true, fsys, opts); err != nil {
 					return losses, fmt.Errorf("process killed after operation %d (%s %s), and power lost after operation %d of the next (%s %s): %w",
 						i, mom.op.Kind, mom.op.Path, j, mom2.op.Kind, mom2.op.Path, err)
 				}
 			}
 		}
 		for c := (&faultfs.Choices{Limit: limit, Rand: rng}); c.More(); losses++ {
-			again, err := survives(mom.disk.PowerLoss(c.Choose), mom, 2, fsys, opts)
+			last := rng.IntN(20) != 0
+			again, err := survives(mom.disk.PowerLoss(c.Choose), mom, 2, last, fsys, opts)
 			if err != nil {
 				return losses, fmt.Errorf("power lost after operation %d (%s %s): %w", i, mom.op.Kind, mom.op.Path, err)
 			}
-			if rng.IntN(20) != 0 {
+			if last {
 				continue
 			}
 			for j, mom2 := range again.moments { // power is lost during the recovery too
-				for range 3 {
+				for range max(1, limit/30) {
 					losses++
-					if _, err := survives(mom2.disk.PowerLoss(rng.IntN), mom2, 3, fsys, opts); err != nil {
+					if _, err := survives(mom2.disk.PowerLoss(rng.IntN), mom2, 3, true, fsys, opts); err != nil {
 						return losses, fmt.Errorf("power lost after operation %d (%s %s) and, in the recovery, %d (%s %s): %w",
 							i, mom.op.Kind, mom.op.Path, j, mom2.op.Kind, mom2.op.Path, err)
 					}
@@ -318,18 +431,27 @@ func campaign(limit int, sc scenario, fsys func(*faultfs.Disk) *faultfs.Hooked, 
 
 func TestPowerLoss(t *testing.T) {
 	network := &Options{Network: true}
+	soft, hard := &Options{JournalSize: softJournal}, &Options{JournalSize: hardJournal}
+	both := &Options{JournalSize: softJournal, Network: true}
 	for _, tc := range []struct {
 		name string
 		sc   scenario
 		opts *Options
+		ways int
 	}{
-		{"create and commit", updates(5, nil), nil},
-		{"two processes", overlapping, nil},
-		{"network file system", updates(4, network), network},
+		{"create and commit", updates(5, nil), nil, 100},
+		{"two processes", overlapping, nil, 100},
+		{"network file system", updates(4, network), network, 100},
+		// Here are more operations, by far.
+		{"journal moved", updates(3, soft), soft, 5},
+		{"journal moved at once", updates(3, hard), hard, 5},
+		{"merge beside commits", mergingBeside(soft), soft, 5},
+		{"compact", compacting(soft), soft, 5},
+		{"network file system, journal moved", updates(2, both), both, 5},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			n, err := campaign(effort(t, 100), tc.sc, plain, tc.opts)
+			n, err := campaign(effort(t, tc.ways), tc.sc, plain, tc.opts)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -341,29 +463,43 @@ func TestPowerLoss(t *testing.T) {
 // TestPowerLossIsNoticed leaves out one flush after the other, and so on, and
 // wants the campaign to fail: else it would prove nothing.
 func TestPowerLossIsNoticed(t *testing.T) {
+	soft, hard := &Options{JournalSize: softJournal}, &Options{JournalSize: hardJournal}
+	noSegmentFlush := func(d *faultfs.Disk) *faultfs.Hooked {
+		return plain2(d, func(op faultfs.Op) bool { return isSegment(d, op) })
+	}
 	for _, tc := range []struct {
 		name string
 		sc   scenario
 		fsys func(*faultfs.Disk) *faultfs.Hooked
+		opts *Options
 	}{
 		{"the file is not flushed", updates(3, nil), func(d *faultfs.Disk) *faultfs.Hooked {
 			return plain2(d, func(op faultfs.Op) bool { return op.Kind == faultfs.OpSync })
-		}},
+		}, nil},
 		{"the directory is not flushed", updates(3, nil), func(d *faultfs.Disk) *faultfs.Hooked {
 			return plain2(d, func(op faultfs.Op) bool { return op.Kind == faultfs.OpSyncDir && op.Path == simDir })
-		}},
+		}, nil},
 		{"the parent directory is not flushed", updates(1, nil), func(d *faultfs.Disk) *faultfs.Hooked {
 			return plain2(d, func(op faultfs.Op) bool { return op.Kind == faultfs.OpSyncDir && op.Path == "/" })
-		}},
+		}, nil},
+		{"a segment is not flushed before it has its name", updates(3, soft), noSegmentFlush, soft},
+		{"a segment that holds an update is not flushed before it has its name", updates(3, hard), noSegmentFlush, hard},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			n, err := campaign(effort(t, 100), tc.sc, tc.fsys, nil)
+			n, err := campaign(effort(t, 100), tc.sc, tc.fsys, tc.opts)
 			if err == nil {
 				t.Fatalf("%d power losses, and the campaign has not noticed", n)
 			}
 			t.Log(err)
 		})
 	}
+}
+
+// isSegment tells whether an operation is the flush of a segment that has no
+// name yet.
+func isSegment(d *faultfs.Disk, op faultfs.Op) bool {
+	b, err := d.ReadFile(op.Path)
+	return op.Kind == faultfs.OpSync && err == nil && bytes.HasPrefix(b, []byte(segmentMagic))
 }
 
 // plain2 is a disk that only pretends to carry out some operations.

@@ -383,8 +383,8 @@ func TestProcessesCreateOneStore(t *testing.T) {
 		t.Errorf("the processes have written to the stores %v, want one", ids)
 	}
 	s := openStore(t, dir, &store.Options{NoCreate: true})
-	if sn := snapshot(t, s); sn.Len() != processes {
-		t.Errorf("%d records, want those of %d processes", sn.Len(), processes)
+	if n := length(t, snapshot(t, s)); n != processes {
+		t.Errorf("%d records, want those of %d processes", n, processes)
 	}
 	wantHealthy(t, dir)
 }

@@ -312,7 +312,8 @@ func TestRetirementBelowMark(t *testing.T) {
 		return nil
 	}}))
 	defer s.Close()
-	mustUpdate(t, s, "w/0") // sequence 2
+	s.slots = make(chan struct{}, 4) // as if four processes were writing
+	mustUpdate(t, s, "w/0")          // sequence 2
 	mu.Lock()
 	armed = true
 	mu.Unlock()

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"sync"
 	"syscall"
+	"time"
 
 	"github.com/recordstore/recordstore/internal/vfs"
 )
@@ -14,25 +16,113 @@ import (
 // This file is the dangerous step: giving a finished manifest its name, and
 // finding out what came of it.
 
-// writeTemp writes a manifest to a temporary file that everybody can read who
-// can use the store. base, if not nil, is the state it is built on.
-func (s *Store) writeTemp(b []byte, base *state) (vfs.File, error) {
+// A turn is a writer's hold of LOCK, with what he has prepared for it.
+type turn struct {
+	heldLock
+	temp vfs.File // an empty temporary file; nil if there is none
+}
+
+// take returns the prepared file, or nil. It is the caller's from now on.
+func (t *turn) take() vfs.File {
+	f := t.temp
+	t.temp = nil
+	return f
+}
+
+// prepareTemp returns a temporary file for a manifest, so that it need not be
+// created with LOCK held. Should it fail, it returns nil, and writeTemp says why.
+func (s *Store) prepareTemp() vfs.File {
+	if s.network.Load() {
+		return nil // the wait for LOCK may be so long that it is swept as litter
+	}
+	if f := s.spare.take(s, time.Now()); f != nil {
+		return f
+	}
+	f, err := s.newTemp(nil)
+	if err != nil {
+		return nil
+	}
+	return f
+}
+
+// A spare is a temporary file for the next commit, made while the last one is
+// being flushed: creating a file is among the slower things that a file system
+// does. Only a process that commits again and again has one.
+type spare struct {
+	mu     sync.Mutex // protects the fields below
+	file   vfs.File   // nil: none
+	made   time.Time
+	wanted time.Time // when one was last asked for
+	row    int       // how often in a row that was not long after the time before
+}
+
+// spareAge is how old a spare may be: it has the permissions that LOCK had when
+// it was made. It is also how often a process must write to have one.
+const spareAge = time.Second
+
+// spareRow is how many commits of a process in a row make it likely that there
+// will be another one.
+const spareRow = 8
+
+// take returns the spare, or nil. It is the caller's from now on.
+func (sp *spare) take(s *Store, now time.Time) vfs.File {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	f := sp.file
+	if now.Sub(sp.wanted) > spareAge {
+		sp.row = 0
+	}
+	sp.row++
+	sp.file, sp.wanted = nil, now
+	if now.Sub(sp.made) > spareAge {
+		s.discard(f)
+		return nil
+	}
+	return f
+}
+
+// makeSpare makes a spare if one will be wanted soon, as it seems.
+func (s *Store) makeSpare() {
+	now := time.Now()
+	s.spare.mu.Lock()
+	defer s.spare.mu.Unlock()
+	if s.sys.noSpare || s.spare.file != nil || s.spare.row < spareRow || now.Sub(s.spare.wanted) > spareAge || s.ended.Load() {
+		return
+	}
+	if f, err := s.newTemp(nil); err == nil {
+		s.spare.file, s.spare.made = f, now
+	}
+}
+
+// newTemp creates a temporary file that everybody can read who can use the
+// store. base, if not nil, is the state that the writer builds on.
+func (s *Store) newTemp(base *state) (vfs.File, error) {
 	f, err := s.sys.fs.CreateTemp(s.dir)
 	if err != nil {
 		return nil, err
 	}
-	err = s.adopt(f, base)
-	if err == nil {
-		_, err = f.Write(b)
+	if err := s.adopt(f, base); err != nil {
+		s.discard(f)
+		return nil, err
 	}
+	return f, nil
+}
+
+// writeTemp writes a manifest to a temporary file: to f, if that is prepared.
+func (s *Store) writeTemp(b []byte, base *state, f vfs.File) (_ vfs.File, err error) {
+	if f == nil {
+		if f, err = s.newTemp(base); err != nil {
+			return nil, err
+		}
+	}
+	_, err = f.Write(b)
 	if err == nil && s.network.Load() {
 		// There, a file is on disk before it has its name: what was seen is
 		// never lost, whichever machine or server loses power.
 		err = f.Sync()
 	}
 	if err != nil {
-		f.Close()
-		s.sys.fs.Remove(f.Name())
+		s.discard(f)
 		return nil, err
 	}
 	return f, nil
@@ -151,15 +241,14 @@ func (s *Store) whoHas(name string, f vfs.File, h *header) (owner, error) {
 			if seq != h.seq {
 				continue
 			}
-			st, err := s.load(seq)
+			there, err := s.loadHeader(seq)
 			if errors.Is(err, ErrCorrupt) {
 				return theirs, nil // and damage, which looking for the newest reports
 			}
 			if err != nil {
 				return nobodys, err
 			}
-			defer st.release()
-			if st.commit == h.commit {
+			if there.commit == h.commit {
 				return ours, nil
 			}
 			return theirs, nil
@@ -249,10 +338,7 @@ func (s *Store) contained(h *header) (lineage, error) {
 // retired and taken by somebody else meanwhile, that is an orphan too: the
 // name is of the past, and nothing in the past counts.
 func (s *Store) withdraw(h *header) {
-	if st, err := s.load(h.seq); err == nil {
-		if st.commit == h.commit {
-			s.sys.fs.Remove(s.manifestPath(h.seq)) // else retirement sweeps it
-		}
-		st.release()
+	if there, err := s.loadHeader(h.seq); err == nil && there.commit == h.commit {
+		s.sys.fs.Remove(s.manifestPath(h.seq)) // else retirement sweeps it
 	}
 }

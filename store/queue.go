@@ -2,7 +2,10 @@ package store
 
 import (
 	"context"
+	"runtime"
+	"slices"
 	"sync"
+	"sync/atomic"
 )
 
 // A request is one call of Update, on its way through a group commit.
@@ -11,7 +14,9 @@ import (
 // panic in it unwinds its caller's stack and nobody else's, and it may end
 // its goroutine (as a test's FailNow does) without taking the group with it.
 type request struct {
-	fn func(*Tx) error
+	fn   func(*Tx) error
+	idle bool // it changes nothing, for sure
+	own  bool // its caller leads, so that its turn is on the leader's goroutine
 
 	turn chan *Tx     // capacity 1: the leader's call to run fn
 	ran  chan error   // capacity 1: what came of it
@@ -163,26 +168,80 @@ type queue struct {
 	qmu     sync.Mutex // protects the fields below, but for busy
 	waiting []*request
 	leading bool
-	closed  bool
+	closed  atomic.Bool        // set under qmu
 	retract context.CancelFunc // ends the leader's wait for LOCK
 	busy    sync.WaitGroup     // the leader, and the groups being flushed
+	crowd   atomic.Bool        // the last group was one of several
+	slots   chan struct{}      // holds one for each group from LOCK to the end of its flush
 }
 
-func (q *queue) isClosed() bool {
+// flights is how many groups of a process are on their way at the same time.
+// More would be smaller groups, and not be there any sooner.
+const flights = 1
+
+// gatherYields is how often the leader must have let others run without
+// somebody coming for a group to be complete: some ten microseconds, which is
+// short against a flush, of which a group needs one however many are in it.
+const gatherYields = 50
+
+// gather lets those come who have just been answered, if they were several: who
+// comes again at once belongs into one group with the others.
+func (q *queue) gather() {
+	if !q.crowd.Load() {
+		return
+	}
+	n := 0
+	for yields := 0; yields < gatherYields; yields++ {
+		runtime.Gosched()
+		q.qmu.Lock()
+		if len(q.waiting) != n {
+			n, yields = len(q.waiting), 0
+		}
+		q.qmu.Unlock()
+	}
+}
+
+// slot waits for a place among those on their way.
+func (q *queue) slot(ctx context.Context) error {
+	select {
+	case q.slots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (q *queue) freeSlot() { <-q.slots }
+
+// end ends the leadership. It reports false, and does not, if somebody waits.
+func (q *queue) end() bool {
 	q.qmu.Lock()
 	defer q.qmu.Unlock()
-	return q.closed
+	q.leading = len(q.waiting) > 0
+	return !q.leading
 }
+
+func (q *queue) isClosed() bool { return q.closed.Load() }
 
 // close lets nobody in any more and waits for those who are. It reports false
 // if it was called before.
 func (q *queue) close() bool {
 	q.qmu.Lock()
-	was := q.closed
-	q.closed = true
+	was := q.closed.Swap(true)
 	q.qmu.Unlock()
 	q.busy.Wait()
 	return !was
+}
+
+// join lets somebody work whom close waits for until he calls busy.Done. It
+// reports false if the store is closed.
+func (q *queue) join() bool {
+	q.qmu.Lock()
+	defer q.qmu.Unlock()
+	if !q.closed.Load() {
+		q.busy.Add(1)
+	}
+	return !q.closed.Load()
 }
 
 // enter adds a request. It reports whether the caller must start a leader, and
@@ -190,7 +249,7 @@ func (q *queue) close() bool {
 func (q *queue) enter(r *request) (lead, ok bool) {
 	q.qmu.Lock()
 	defer q.qmu.Unlock()
-	if q.closed {
+	if q.closed.Load() {
 		return false, false
 	}
 	q.waiting = append(q.waiting, r)
@@ -222,28 +281,44 @@ func (q *queue) leave(r *request) bool {
 	return true
 }
 
-// await returns the context in which the leader waits for LOCK, or reports
-// false, and ends the leadership, if nobody waits.
-func (q *queue) await() (context.Context, bool) {
+// await returns the context in which the leader waits for LOCK, and whether
+// somebody may want to write; or it reports false, and ends the leadership, if
+// nobody waits.
+func (q *queue) await() (ctx context.Context, writes, ok bool) {
 	q.qmu.Lock()
 	defer q.qmu.Unlock()
 	if len(q.waiting) == 0 {
 		q.leading = false
-		q.busy.Done()
-		return nil, false
+		return nil, false, false
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	q.retract = cancel
-	return ctx, true
+	ctx, q.retract = context.WithCancel(context.Background())
+	writes = slices.ContainsFunc(q.waiting, func(r *request) bool { return !r.idle })
+	return ctx, writes, true
+}
+
+// takeAlone takes the one request that waits, or reports false if there are
+// more.
+func (q *queue) takeAlone() bool {
+	q.qmu.Lock()
+	defer q.qmu.Unlock()
+	if len(q.waiting) > 1 {
+		return false
+	}
+	q.waiting = nil
+	q.crowd.Store(false)
+	return true
 }
 
 // take returns all that wait.
 func (q *queue) take() []*request {
 	q.qmu.Lock()
 	defer q.qmu.Unlock()
-	q.retract()
-	q.retract = nil
+	if q.retract != nil {
+		q.retract()
+		q.retract = nil
+	}
 	group := q.waiting
 	q.waiting = nil
+	q.crowd.Store(len(group) > 1)
 	return group
 }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -90,6 +92,7 @@ type run struct {
 	rounds  int
 	deaths  bool
 	replace bool // publish by a rename that replaces: must be noticed
+	journal int  // Options.JournalSize
 	opts    *Options
 
 	mu     sync.Mutex
@@ -97,6 +100,7 @@ type run struct {
 	acked  []string
 	absent []string // reported as certainly not done
 	errs   []error
+	seen   segmentsSeen
 }
 
 func (r *run) fail(err error) {
@@ -120,6 +124,12 @@ func (r *run) system(proc int) system {
 	return r.m.system(&faultfs.Hooked{
 		FS:     slowDir{disk, r, proc},
 		Before: func(op faultfs.Op) error { return r.sched.arrive(proc, op) },
+		After: func(op faultfs.Op, err error) error {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.seen.count(op, err)
+			return err
+		},
 	})
 }
 
@@ -176,6 +186,10 @@ func (r *run) writer(proc int) {
 	for i := range r.rounds {
 		key := updateKey(strconv.Itoa(proc), i)
 		_, err := applyUpdate(context.Background(), s, key, nil)
+		// What follows in the background is interleaved with the other
+		// processes. With the next update of this one it would wait for a
+		// mutex, of which a bubble does not know that it is waited for.
+		settle(s)
 		r.mu.Lock()
 		switch {
 		case err == nil:
@@ -227,8 +241,9 @@ func (r *run) reader(proc int, done <-chan struct{}) {
 	}
 }
 
-// schedule runs it, in a bubble of its own, and returns what went wrong.
-func schedule(t *testing.T, seed uint64, replace bool) (err error) {
+// schedule runs it, in a bubble of its own, and returns what went wrong, and
+// what became of the store.
+func schedule(t *testing.T, seed uint64, replace bool, journal int) (seen segmentsSeen, err error) {
 	synctest.Test(t, func(t *testing.T) {
 		rng := rand.New(rand.NewPCG(seed, 0))
 		r := &run{
@@ -239,21 +254,37 @@ func schedule(t *testing.T, seed uint64, replace bool) (err error) {
 			rounds:  1 + rng.IntN(5),
 			deaths:  rng.IntN(2) == 0,
 			replace: replace,
+			journal: journal,
+			opts:    &Options{JournalSize: journal},
 		}
 		switch {
 		case replace:
 		case rng.IntN(8) == 0:
-			r.opts = &Options{Network: true}
+			r.opts.Network = true
 		case rng.IntN(3) == 0:
 			r.losePower()
 		}
 		r.m = newMachine(r.disk, 2)
-		r.m.lock = nil // excludes nobody
+		r.m.lock, r.m.merge = nil, nil // exclude nobody
 		r.sched = &scheduler{dead: map[int]bool{}}
 		r.play()
 		err = r.judge()
+		seen = r.seen
 	})
-	return err
+	return seen, err
+}
+
+// segmentsSeen counts what was done to segments.
+type segmentsSeen struct{ named, removed int }
+
+func (n *segmentsSeen) count(op faultfs.Op, err error) {
+	switch {
+	case err != nil || !strings.Contains(op.Path, segmentPrefix):
+	case op.Kind == faultfs.OpRename || op.Kind == faultfs.OpLink:
+		n.named++
+	case op.Kind == faultfs.OpRemove:
+		n.removed++
+	}
 }
 
 // losePower has the run begin after a power loss, with some updates flushed
@@ -261,7 +292,7 @@ func schedule(t *testing.T, seed uint64, replace bool) (err error) {
 func (r *run) losePower() {
 	m := newMachine(r.disk, 1)
 	flushed := true
-	s, err := open(simDir, nil, m.system(&faultfs.Hooked{FS: r.disk, Before: func(op faultfs.Op) error {
+	s, err := open(simDir, r.opts, m.system(&faultfs.Hooked{FS: r.disk, Before: func(op faultfs.Op) error {
 		if !flushed && (op.Kind == faultfs.OpSync || op.Kind == faultfs.OpSyncDir) {
 			return errDead
 		}
@@ -279,7 +310,10 @@ func (r *run) losePower() {
 		switch _, err := applyUpdate(context.Background(), s, key, nil); {
 		case err == nil:
 			r.acked = append(r.acked, key)
-		case !errors.Is(err, ErrNotDurable):
+		case errors.Is(err, ErrNotDurable):
+		case errors.Is(err, errDead): // of the segment, before it was published
+			r.absent = append(r.absent, key)
+		default:
 			r.fail(err)
 		}
 		settle(s)
@@ -304,6 +338,9 @@ func (r *run) play() {
 		writers.Go(func() { r.writer(p) })
 	}
 	all.Go(func() { r.reader(r.writers, done) })
+	if r.journal > 0 {
+		all.Go(func() { r.keeper(r.writers+1, done) })
+	}
 	over := make(chan struct{})
 	go func() {
 		writers.Wait()
@@ -352,6 +389,54 @@ func (r *run) play() {
 	}
 }
 
+// keeper takes a snapshot now and then, keeps it until the end, and reads it
+// all the time: whatever is retired meanwhile, it stays as it was. It opens no
+// file for that.
+func (r *run) keeper(proc int, done <-chan struct{}) {
+	opts := Options{ReadOnly: true, CacheSize: -1}
+	s, err := open(simDir, &opts, r.system(proc))
+	if err != nil {
+		r.fail(fmt.Errorf("keeper: %w", err))
+		return
+	}
+	defer s.Close()
+	type kept struct {
+		sn   *Snapshot
+		keys map[string]bool
+	}
+	var all []kept
+	for over := false; !over; {
+		select {
+		case <-done:
+			over = true
+		default:
+		}
+		if len(all) < 3 {
+			sn, err := s.Snapshot(context.Background())
+			if err != nil {
+				r.fail(fmt.Errorf("keeper: %w", err))
+				return
+			}
+			keys, err := checkState(sn)
+			if err != nil {
+				r.fail(fmt.Errorf("keeper: sequence %d: %w", sn.Sequence(), err))
+			}
+			all = append(all, kept{sn, keys})
+		}
+		// A step in any case: what is in memory is read without any.
+		if err := r.sched.arrive(proc, faultfs.Op{Kind: faultfs.OpStat, Path: simDir}); err != nil {
+			return
+		}
+		for _, k := range all {
+			keys, err := checkState(k.sn)
+			if err != nil || !maps.Equal(keys, k.keys) {
+				r.fail(fmt.Errorf("keeper: the snapshot of sequence %d has become %v, %w; it was %v", k.sn.Sequence(), keys, err, k.keys))
+				return
+			}
+		}
+	}
+}
+
 // judge compares what was acknowledged with what is there.
 func (r *run) judge() error {
 	errs := r.errs
@@ -372,17 +457,36 @@ func (r *run) judge() error {
 
 func TestSchedules(t *testing.T) {
 	for seed := range effort(t, 200) {
-		if err := schedule(t, uint64(seed), false); err != nil {
+		if _, err := schedule(t, uint64(seed), false, 0); err != nil {
 			t.Fatalf("schedule %d: %v", seed, err)
 		}
 	}
+}
+
+// TestSchedulesOfSegments is TestSchedules with journals that are moved into
+// segments, which are merged and retired, all the time: after each update, or
+// after some, in the background, or before each is published.
+func TestSchedulesOfSegments(t *testing.T) {
+	var all segmentsSeen
+	for seed := range effort(t, 200) {
+		seen, err := schedule(t, uint64(seed), false, []int{softJournal, 3 * softJournal, hardJournal}[seed%3])
+		if err != nil {
+			t.Fatalf("schedule %d: %v", seed, err)
+		}
+		all.named += seen.named
+		all.removed += seen.removed
+	}
+	if all.named == 0 || all.removed == 0 {
+		t.Errorf("%d segments were named and %d removed in all", all.named, all.removed)
+	}
+	t.Logf("%d segments named, %d removed", all.named, all.removed)
 }
 
 // TestSchedulesNotice publishes by a rename that replaces, and wants the
 // campaign to find the loss.
 func TestSchedulesNotice(t *testing.T) {
 	for seed := range 200 {
-		if err := schedule(t, uint64(seed), true); err != nil {
+		if _, err := schedule(t, uint64(seed), true, 0); err != nil {
 			t.Logf("schedule %d: %v", seed, err)
 			return
 		}

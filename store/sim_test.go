@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,18 +29,20 @@ const simDir = "/s"
 
 // simMachine is one run of a machine, from its start to a power loss.
 type simMachine struct {
-	disk *faultfs.Disk
-	boot boot.ID
-	lock chan struct{} // nil: a lock that excludes nobody
-	tick *atomic.Int64
+	disk  *faultfs.Disk
+	boot  boot.ID
+	lock  chan struct{} // nil: a lock that excludes nobody
+	merge chan struct{} // likewise, of MERGE
+	tick  *atomic.Int64
 }
 
 func newMachine(disk *faultfs.Disk, run byte) *simMachine {
-	return &simMachine{disk: disk, boot: boot.ID{run}, lock: make(chan struct{}, 1), tick: new(atomic.Int64)}
+	return &simMachine{disk: disk, boot: boot.ID{run}, lock: make(chan struct{}, 1), merge: make(chan struct{}, 1), tick: new(atomic.Int64)}
 }
 
 // system returns the machine as a store sees it through fs, with little kept
-// by retirement, so that a few commits show everything.
+// by retirement, and blocks of two records, so that a few commits show
+// everything.
 func (m *simMachine) system(h *faultfs.Hooked) system {
 	return system{
 		fs:   h,
@@ -64,6 +67,8 @@ func (m *simMachine) system(h *faultfs.Hooked) system {
 			}
 			return b[:n], nil
 		},
+		noSpare:     true,
+		layout:      segmentLayout{dataBlock: 64, indexBlock: 64},
 		keep:        2,
 		keepAge:     1,
 		retireEvery: 1,
@@ -85,21 +90,41 @@ func sealed(p []byte) []byte {
 	return binary.LittleEndian.AppendUint32(slices.Clone(p), checksum(p))
 }
 
+// held is what the holder of the lock has put something into.
+func (l *simLock) held() chan struct{} {
+	if filepath.Base(l.path) == mergeName {
+		return l.m.merge
+	}
+	return l.m.lock
+}
+
 func (l *simLock) Lock(ctx context.Context, _ string) (heldLock, error) {
-	if l.m.lock == nil {
+	if l.held() == nil {
 		return l, nil
 	}
 	select {
-	case l.m.lock <- struct{}{}:
+	case l.held() <- struct{}{}:
 		return l, nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
 }
 
+func (l *simLock) TryLock(string) (heldLock, error) {
+	select {
+	case l.held() <- struct{}{}:
+		return l, nil
+	default:
+		if l.held() == nil {
+			return l, nil
+		}
+		return nil, lockfile.ErrLocked
+	}
+}
+
 func (l *simLock) Unlock() error {
-	if l.m.lock != nil {
-		<-l.m.lock
+	if l.held() != nil {
+		<-l.held()
 	}
 	return nil
 }
@@ -185,7 +210,16 @@ func missing(state map[string]bool, keys []string) string {
 	return ""
 }
 
-// settle waits until nothing of the store runs in the background.
+// The journal of one update of the workload is larger than softJournal, so
+// that each is moved into a segment in the background; and larger than the hard
+// bound that belongs to hardJournal, so that each is, before it is published.
+const (
+	softJournal = 60
+	hardJournal = 1
+)
+
+// settle waits until nothing of the store runs in the background: no flush, no
+// retirement, no move of the journal and no merge.
 func settle(s *Store) { s.busy.Wait() }
 
 func mustOpen(t testing.TB, dir string, opts *Options, sys system) *Store {

@@ -2,10 +2,12 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"iter"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -21,8 +23,9 @@ import (
 // Close releases what the snapshot holds. A snapshot outlives its store's
 // Close.
 type Snapshot struct {
-	st  atomic.Pointer[state] // nil after Close
-	now int64                 // nanoseconds since 1970 UTC
+	view   *view // acquired until Close
+	closed atomic.Bool
+	now    int64 // nanoseconds since 1970 UTC
 
 	seq    uint64
 	commit ID
@@ -38,7 +41,7 @@ func (s *Store) Snapshot(ctx context.Context) (*Snapshot, error) {
 	if err != nil {
 		return nil, fmt.Errorf("snapshot: %w", err)
 	}
-	defer st.release() // the snapshot needs its records, not its file
+	defer st.release()
 	return s.snapshotOf(st), nil
 }
 
@@ -48,7 +51,7 @@ func (s *Store) Snapshot(ctx context.Context) (*Snapshot, error) {
 // taken back by a power loss. The store must be open for writing. Errors are
 // those of [Store.Update].
 func (s *Store) FreshSnapshot(ctx context.Context) (*Snapshot, error) {
-	out := s.submit(ctx, func(*Tx) error { return nil })
+	out := s.submitNothing(ctx)
 	if out.err != nil {
 		return nil, out.err
 	}
@@ -57,25 +60,40 @@ func (s *Store) FreshSnapshot(ctx context.Context) (*Snapshot, error) {
 }
 
 func (s *Store) snapshotOf(st *state) *Snapshot {
-	sn := &Snapshot{now: st.instant(s.sys.now), seq: st.seq, commit: st.commit, rev: st.lastRev, time: st.time}
-	sn.st.Store(st)
-	return sn
+	st.view.acquire() // it cannot fail: the caller holds the state
+	return &Snapshot{view: st.view, now: st.instant(s.sys.now), seq: st.seq, commit: st.commit, rev: st.lastRev, time: st.time}
 }
+
+// acquire keeps the segments open until the view is released. It reports false
+// after Close.
+func (sn *Snapshot) acquire() bool { return !sn.closed.Load() && sn.view.acquire() }
 
 // Get returns a record. The error for a missing or expired record is
 // [ErrNotFound]; after Close it is fs.ErrClosed.
 func (sn *Snapshot) Get(key string) (Record, error) {
-	st := sn.st.Load()
-	if st == nil {
+	if !sn.acquire() {
 		return Record{}, errSnapshotClosed
 	}
+	defer sn.view.release()
 	if err := checkKey(key); err != nil {
 		return Record{}, fmt.Errorf("get: %w", err)
 	}
-	if i, ok := st.search(key); ok && !st.recs[i].expired(sn.now) {
-		return st.recs[i].record(key), nil
+	r, err := sn.view.find(key)
+	if err != nil {
+		return Record{}, fmt.Errorf("get %q: %w", key, tooOld(err))
 	}
-	return Record{}, fmt.Errorf("get %q: %w", key, ErrNotFound)
+	if r == nil || r.expired(sn.now) {
+		return Record{}, fmt.Errorf("get %q: %w", key, ErrNotFound)
+	}
+	return r.record(key), nil
+}
+
+// tooOld tells the error of a file that the server has removed.
+func tooOld(err error) error {
+	if errors.Is(err, syscall.ESTALE) {
+		return fmt.Errorf("%w: %w", ErrSnapshotExpired, err)
+	}
+	return err
 }
 
 var errSnapshotClosed = fmt.Errorf("snapshot: %w", fs.ErrClosed)
@@ -95,29 +113,25 @@ func (sn *Snapshot) Range(from, to string) iter.Seq2[Record, error] { return sn.
 
 func (sn *Snapshot) scan(sp span) iter.Seq2[Record, error] {
 	return func(yield func(Record, error) bool) {
-		st := sn.st.Load()
-		if st == nil {
+		if !sn.acquire() {
 			yield(Record{}, errSnapshotClosed)
 			return
 		}
-		yieldAll(st.scan(sp, nil), sn.now, yield)
+		defer sn.view.release()
+		yieldAll(sn.view.scan(sp, nil), sn.now, func(r Record, err error) bool { return yield(r, tooOld(err)) })
 	}
 }
 
-// Len returns the number of records that are not expired; 0 after Close. It
-// looks at each.
-func (sn *Snapshot) Len() int {
-	st := sn.st.Load()
-	if st == nil {
-		return 0
-	}
+// Len returns the number of records that are not expired. It reads all of them.
+func (sn *Snapshot) Len() (int, error) {
 	n := 0
-	for _, r := range st.recs {
-		if !r.expired(sn.now) {
-			n++
+	for _, err := range sn.All() {
+		if err != nil {
+			return 0, err
 		}
+		n++
 	}
-	return n
+	return n, nil
 }
 
 // Revision returns the revision of the newest update in the snapshot.
@@ -137,8 +151,9 @@ func (sn *Snapshot) Time() time.Time { return time.Unix(0, sn.time).UTC() }
 // Close releases the snapshot. Reading it afterwards reports fs.ErrClosed, and
 // so does a second Close. Records that were read stay valid.
 func (sn *Snapshot) Close() error {
-	if sn.st.Swap(nil) == nil {
+	if sn.closed.Swap(true) {
 		return errSnapshotClosed
 	}
+	sn.view.release()
 	return nil
 }

@@ -49,8 +49,8 @@ func TestSnapshotDoesNotChange(t *testing.T) {
 	if got, want := texts(t, sn), map[string]string{"a": "1", "b": "1"}; !maps.Equal(got, want) {
 		t.Errorf("the snapshot has changed: %v, want %v", got, want)
 	}
-	if sn.Revision() != rev || sn.Sequence() != seq || sn.Commit() != commit || !sn.Time().Equal(at) || sn.Len() != 2 {
-		t.Errorf("the snapshot is now of revision %v, sequence %v, %d records", sn.Revision(), sn.Sequence(), sn.Len())
+	if sn.Revision() != rev || sn.Sequence() != seq || sn.Commit() != commit || !sn.Time().Equal(at) || length(t, sn) != 2 {
+		t.Errorf("the snapshot is now of revision %v, sequence %v, %d records", sn.Revision(), sn.Sequence(), length(t, sn))
 	}
 	if got, want := texts(t, snapshot(t, s)), map[string]string{"a": "199"}; !maps.Equal(got, want) {
 		t.Errorf("a new snapshot has %v, want %v", got, want)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"strings"
 	"time"
 
 	"github.com/recordstore/recordstore/internal/vfs"
@@ -24,13 +23,15 @@ type Stats struct {
 	Commit   ID        // its commit
 	Revision Revision  // of the newest update in it
 	Time     time.Time // of its commit, in UTC
-	Records  int       // in it, not expired
-	Bytes    int64     // of the newest manifest
+	Entries  uint64    // versions of records and tombstones in it; not fewer than there are records
+	Bytes    int64     // of the newest manifest and the segments that it names
+	Journal  int64     // bytes of records in the newest manifest
+	Segments int       // that the newest manifest names
 	Durable  bool      // the newest manifest is marked: known to be on disk
 
-	Manifests int // files in the directory, old ones included
-	Segments  int
-	Temporary int // writes in progress, or the litter of processes that died
+	Manifests    int // files in the directory, old ones included
+	SegmentFiles int // likewise
+	Temporary    int // writes in progress, or the litter of processes that died
 
 	Held   bool            // somebody holds LOCK
 	Holder lockfile.Holder // who, if Held
@@ -56,19 +57,27 @@ func (s *Store) Stat(ctx context.Context) (Stats, error) {
 	if err != nil {
 		return Stats{}, fmt.Errorf("stat: %w", err)
 	}
-	sn := s.snapshotOf(st)
 	out := Stats{
 		Dir: s.dir, ID: st.store, FormatVersion: formatVersion,
 		FileSystem: fsName, Network: s.network.Load(),
-		Sequence: st.seq, Commit: st.commit, Revision: st.lastRev, Time: sn.Time(),
-		Records: sn.Len(), Bytes: st.size, Durable: info.Marked(),
+		Sequence: st.seq, Commit: st.commit, Revision: st.lastRev, Time: time.Unix(0, st.time).UTC(),
+		Entries: uint64(len(st.view.journal)), Bytes: st.size, Journal: st.journalSize(),
+		Segments: len(st.segments), Durable: info.Marked(),
+	}
+	for _, g := range st.view.segs {
+		info, err := g.info()
+		if err != nil {
+			return Stats{}, fmt.Errorf("stat: %w", err)
+		}
+		out.Entries += info.records + info.tombstones
+		out.Bytes += g.ref.size
 	}
 	for _, name := range names {
 		switch kindOf(name) {
 		case kindManifest:
 			out.Manifests++
 		case kindSegment:
-			out.Segments++
+			out.SegmentFiles++
 		case kindTemporary:
 			out.Temporary++
 		}
@@ -91,14 +100,15 @@ const (
 
 func kindOf(name string) string {
 	_, manifest := parseManifestName(name)
+	_, _, segment := parseSegmentName(name)
 	switch {
 	case manifest:
 		return kindManifest
-	case strings.HasPrefix(name, "segment."):
+	case segment:
 		return kindSegment
 	case vfs.IsTemp(name):
 		return kindTemporary
-	case name == lockName:
+	case name == lockName, name == mergeName:
 		return kindLock
 	}
 	return kindOther

@@ -1,8 +1,10 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io/fs"
 	"path/filepath"
@@ -18,14 +20,16 @@ import (
 	"github.com/recordstore/recordstore/lockfile"
 )
 
-// lockName is the file that serializes the writers.
-const lockName = "LOCK"
+const (
+	lockName  = "LOCK"  // the file that serializes the writers
+	mergeName = "MERGE" // and the one that serializes those who merge segments
+)
 
 // A Store is an open record store. It is safe for concurrent use by
 // goroutines, and any number of processes may have the same store open.
 //
-// A Store holds one descriptor of LOCK and one of the newest manifest that it
-// has seen. A process that dies with a store open, even in the middle of an
+// A Store holds descriptors of its directory, of LOCK, of the newest manifest
+// that it has seen and of that one's segments. A process that dies with a store open, even in the middle of an
 // update, holds nobody up: the kernel frees its lock, its update is there
 // whole or not at all, and what temporary file it leaves is removed later.
 type Store struct {
@@ -34,6 +38,12 @@ type Store struct {
 	opts Options
 	sys  system
 	lock locker // nil if opened for reading only
+
+	here  lookout
+	cache *blockCache
+	bound journalBound
+	merging
+	spare spare
 
 	network   atomic.Bool // the careful path is taken
 	published atomic.Bool // LOCK is known to hold this machine's boot id
@@ -53,6 +63,8 @@ type system struct {
 	openLock func(path string, opts *lockfile.Options) (locker, error)
 	lockData func(path string) ([]byte, error) // the store's bytes in LOCK
 
+	layout      segmentLayout
+	noSpare     bool          // no temporary files are made ahead
 	keep        int           // newest manifests that retirement leaves, whatever their age
 	keepAge     time.Duration // how old a manifest must be to be retired; 0: by file system
 	retireEvery int64         // commits between two retirements
@@ -61,6 +73,7 @@ type system struct {
 // A locker serializes the writers, usually.
 type locker interface {
 	Lock(ctx context.Context, purpose string) (heldLock, error)
+	TryLock(purpose string) (heldLock, error)
 	Holder() (lockfile.Holder, bool, error)
 	Close() error
 }
@@ -73,7 +86,19 @@ type heldLock interface {
 type fileLocker struct{ *lockfile.File }
 
 func (l fileLocker) Lock(ctx context.Context, purpose string) (heldLock, error) {
-	return l.File.Lock(ctx, purpose)
+	return asHeld(l.File.Lock(ctx, purpose))
+}
+
+func (l fileLocker) TryLock(purpose string) (heldLock, error) {
+	return asHeld(l.File.TryLock(purpose))
+}
+
+// asHeld keeps a nil pointer from becoming an interface that is not nil.
+func asHeld(l *lockfile.Lock, err error) (heldLock, error) {
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
 }
 
 // How much retirement leaves. A reader that has listed the directory has so
@@ -129,13 +154,16 @@ func resolve(dir string) string {
 }
 
 func open(dir string, opts *Options, sys system) (_ *Store, err error) {
-	s := &Store{sys: sys}
+	s := &Store{sys: sys, queue: queue{slots: make(chan struct{}, flights)}}
 	if opts != nil {
 		s.opts = *opts
 	}
 	if s.opts.Codec == nil {
 		s.opts.Codec = codec.MessagePack
 	}
+	s.cache = newBlockCache(s.opts.cacheSize())
+	s.bound = boundOf(s.opts.JournalSize)
+	s.merging.start()
 	if dir == "" {
 		return nil, fmt.Errorf("open store: the name of the directory is empty: %w", fs.ErrInvalid)
 	}
@@ -154,6 +182,9 @@ func open(dir string, opts *Options, sys system) (_ *Store, err error) {
 		if made, err = s.makeDir(); err != nil {
 			return nil, err
 		}
+	}
+	if err := s.openLookout(); err != nil {
+		return nil, err
 	}
 	found, err := s.survey()
 	switch {
@@ -212,13 +243,29 @@ func (s *Store) survey() (found bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	stranger := ""
+	stranger, orphaned := "", ""
 	for _, name := range names {
 		_, manifest := parseManifestName(name)
 		found = found || manifest
-		if !manifest && name != lockName && name[0] != '.' && !ownName(name) {
+		if _, _, segment := parseSegmentName(name); segment {
+			orphaned = name
+		}
+		if !manifest && name != lockName && name != mergeName && name[0] != '.' && !ownName(name) {
 			stranger = name
 		}
+	}
+	for range 10 { // a listing may miss names that come and those that go: all, at worst
+		if found || orphaned == "" {
+			break
+		}
+		seqs, _, err := s.list()
+		if err != nil {
+			return false, err
+		}
+		found = len(seqs) > 0
+	}
+	if !found && orphaned != "" {
+		return false, &CorruptError{s.path(orphaned), 0, "it is a segment of a store whose manifests are gone"}
 	}
 	if !found && stranger != "" {
 		return false, fmt.Errorf("%s: %w: it holds other files (%q) and no manifest; choose a directory that is empty or does not exist", s.dir, ErrNotStore, stranger)
@@ -229,7 +276,7 @@ func (s *Store) survey() (found bool, err error) {
 // ownName tells whether a name may be in a store's directory beside the
 // files that the store itself reads.
 func ownName(name string) bool {
-	return strings.HasPrefix(name, "lock.") || strings.HasPrefix(name, "segment.")
+	return strings.HasPrefix(name, "lock.") || strings.HasPrefix(name, segmentPrefix)
 }
 
 // openLock opens LOCK, after it has made sure that the directory can hold a
@@ -249,10 +296,12 @@ func (s *Store) openLock() error {
 	return nil
 }
 
-// Close waits for the updates under way, then closes the store. Snapshots
-// stay valid. A second Close, and every call after the first, reports
+// Close waits for the updates under way, and for what they have left to be done
+// soon; a merge of segments that can wait is left to others. Then it closes the
+// store. Snapshots stay valid. A second Close, and every call after the first, reports
 // fs.ErrClosed. Close must not be called from an update function.
 func (s *Store) Close() error {
+	s.merging.hurryUp()
 	if !s.queue.close() {
 		return fmt.Errorf("close store %s: %w", s.dir, fs.ErrClosed)
 	}
@@ -261,11 +310,16 @@ func (s *Store) Close() error {
 
 func (s *Store) shut() error {
 	s.ended.Store(true)
+	s.discard(s.spare.take(s, time.Now()))
 	s.drop()
-	if s.lock == nil {
-		return nil
+	err := s.merging.close()
+	if s.here.dir != nil {
+		err = errors.Join(err, s.here.dir.Close())
 	}
-	return s.lock.Close()
+	if s.lock != nil {
+		err = errors.Join(s.lock.Close(), err)
+	}
+	return err
 }
 
 // drop lets go of the current state.
@@ -297,12 +351,11 @@ func (s *Store) Get(ctx context.Context, key string) (Record, error) {
 		return Record{}, fmt.Errorf("get: %w", err)
 	}
 	defer st.release()
-	if i, ok := st.search(key); ok {
-		if r := st.recs[i]; r.expires() == 0 || !r.expired(st.instant(s.sys.now)) {
-			return r.record(key), nil
-		}
+	r, err := st.view.find(key)
+	if r != nil && (r.expires() == 0 || !r.expired(st.instant(s.sys.now))) {
+		return r.record(key), nil
 	}
-	return Record{}, fmt.Errorf("get %q: %w", key, ErrNotFound)
+	return Record{}, fmt.Errorf("get %q: %w", key, cmp.Or(err, ErrNotFound))
 }
 
 // read returns the newest state, acquired, for a call that only reads.
@@ -312,6 +365,9 @@ func (s *Store) read(ctx context.Context) (*state, error) {
 	}
 	if s.queue.isClosed() {
 		return nil, fmt.Errorf("store %s: %w", s.dir, fs.ErrClosed)
+	}
+	if st := s.warm(s.isNewestHere); st != nil {
+		return st, nil
 	}
 	return s.newest(ctx)
 }

@@ -60,6 +60,16 @@ func snapshot(t testing.TB, s *store.Store) *store.Snapshot {
 	return sn
 }
 
+// length returns the number of records in a snapshot.
+func length(t testing.TB, sn *store.Snapshot) int {
+	t.Helper()
+	n, err := sn.Len()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
 // value returns the decoded value of a record in a snapshot.
 func value[T any](t testing.TB, sn *store.Snapshot, key string) T {
 	t.Helper()
@@ -453,7 +463,7 @@ func TestHundredGoroutinesCreate(t *testing.T) {
 	if ids = slices.Compact(ids); len(ids) != 1 {
 		t.Errorf("%d stores, want one", len(ids))
 	}
-	if n := snapshot(t, openStore(t, dir, nil)).Len(); n != 100 {
+	if n := length(t, snapshot(t, openStore(t, dir, nil))); n != 100 {
 		t.Errorf("%d records, want 100", n)
 	}
 	wantHealthy(t, dir)
@@ -534,6 +544,7 @@ func TestKeys(t *testing.T) {
 				}
 				return
 			}
+			s := openStore(t, s.Dir(), nil) // one that has no temporary file in store
 			before := tree(t, s.Dir())
 			calls := map[string]func() error{
 				"Put":              func() error { _, err := s.Put(ctx, tc.key, 1); return err },
@@ -788,7 +799,7 @@ func TestStat(t *testing.T) {
 		t.Fatal(err)
 	}
 	sn := snapshot(t, s)
-	if st.Dir != s.Dir() || st.ID != s.ID() || st.FormatVersion != 1 || st.FileSystem == "" {
+	if st.Dir != s.Dir() || st.ID != s.ID() || st.FormatVersion != 2 || st.FileSystem == "" {
 		t.Errorf("%+v is not the store", st)
 	}
 	if st.Sequence != sn.Sequence() || st.Commit != sn.Commit() || st.Revision != rev || !st.Time.Equal(sn.Time()) {
@@ -797,7 +808,7 @@ func TestStat(t *testing.T) {
 	if !strings.HasSuffix(name, fmt.Sprintf("%016d", st.Sequence)) || st.Bytes != info.Size() || !st.Durable {
 		t.Errorf("%+v is not about %s with %d bytes", st, name, info.Size())
 	}
-	if st.Records != 2 || st.Manifests != 3 || st.Segments != 0 || st.Temporary != 1 || st.Held {
+	if st.Entries != 2 || st.Manifests != 3 || st.Segments != 0 || st.Temporary != 1 || st.Held {
 		t.Errorf("%+v: want 2 records, 3 manifests, 1 temporary, nobody holding LOCK", st)
 	}
 	if err := os.Chmod(path, 0o644); err != nil {

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"fmt"
 	"iter"
 	"math"
@@ -31,20 +32,21 @@ func (tx *Tx) Revision() Revision { return tx.rev }
 func (tx *Tx) Time() time.Time { return time.Unix(0, tx.now).UTC() }
 
 // find returns the record with the key, or nil.
-func (tx *Tx) find(key string) rec {
+func (tx *Tx) find(key string) (rec, error) {
 	r, ok := tx.own[key]
 	if !ok {
 		r, ok = tx.below[key]
 	}
-	if !ok {
-		if i, found := tx.base.search(key); found {
-			r = tx.base.recs[i]
+	if r = alive(r); !ok {
+		var err error
+		if r, err = tx.base.view.find(key); err != nil {
+			return nil, err
 		}
 	}
 	if r == nil || r.expired(tx.now) {
-		return nil
+		return nil, nil
 	}
-	return r
+	return r, nil
 }
 
 // Get returns a record; [ErrNotFound] if there is none or it is expired.
@@ -55,9 +57,9 @@ func (tx *Tx) Get(key string) (Record, error) {
 	if err := checkKey(key); err != nil {
 		return Record{}, fmt.Errorf("get: %w", err)
 	}
-	r := tx.find(key)
+	r, err := tx.find(key)
 	if r == nil {
-		return Record{}, fmt.Errorf("get %q: %w", key, ErrNotFound)
+		return Record{}, fmt.Errorf("get %q: %w", key, cmp.Or(err, ErrNotFound))
 	}
 	return r.record(key), nil
 }
@@ -92,10 +94,10 @@ func (tx *Tx) Delete(key string) error {
 	if err := checkKey(key); err != nil {
 		return fmt.Errorf("delete: %w", err)
 	}
-	if tx.find(key) == nil {
-		return fmt.Errorf("delete %q: %w", key, ErrNotFound)
+	if r, err := tx.find(key); r == nil {
+		return fmt.Errorf("delete %q: %w", key, cmp.Or(err, ErrNotFound))
 	}
-	tx.own[key] = nil
+	tx.own[key] = encodeTombstone(key, tx.rev, tx.now)
 	return nil
 }
 
@@ -123,13 +125,17 @@ func (tx *Tx) scan(sp span) iter.Seq2[Record, error] {
 				top[k] = r
 			}
 		}
-		yieldAll(tx.base.scan(sp, top), tx.now, yield)
+		yieldAll(tx.base.view.scan(sp, top), tx.now, yield)
 	}
 }
 
 // yieldAll yields the records that are not expired.
-func yieldAll(recs iter.Seq[rec], now int64, yield func(Record, error) bool) {
-	for r := range recs {
+func yieldAll(recs iter.Seq2[rec, error], now int64, yield func(Record, error) bool) {
+	for r, err := range recs {
+		if err != nil {
+			yield(Record{}, err)
+			return
+		}
 		if !r.expired(now) && !yield(r.record(""), nil) {
 			return
 		}
@@ -139,7 +145,11 @@ func yieldAll(recs iter.Seq[rec], now int64, yield func(Record, error) bool) {
 // expect reports a conflict if the record's revision is not old.
 func (tx *Tx) expect(key string, old Revision) error {
 	var have Revision
-	if r := tx.find(key); r != nil {
+	r, err := tx.find(key)
+	if err != nil {
+		return err
+	}
+	if r != nil {
 		have = r.revision()
 	}
 	if have != old {
@@ -171,12 +181,7 @@ func (s *Store) prepare(key string, value any, opts []PutOption) (*write, error)
 }
 
 func (s *Store) prepareEncoded(key, codecName string, data []byte, opts []PutOption) (*write, error) {
-	c, err := codec.ByName(codecName)
-	if err == nil {
-		var v any
-		err = c.Unmarshal(data, &v)
-	}
-	if err != nil {
+	if err := codec.Check(codecName, data); err != nil {
 		return nil, fmt.Errorf("record %q: %w", key, err)
 	}
 	w := &write{key: key, codec: codecName, data: data}

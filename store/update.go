@@ -53,6 +53,15 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) (Revision, er
 
 // submit queues fn and waits for the answer.
 func (s *Store) submit(ctx context.Context, fn func(tx *Tx) error) outcome {
+	return s.enqueue(ctx, &request{fn: fn})
+}
+
+// submitNothing waits for what a function that changes nothing would be told.
+func (s *Store) submitNothing(ctx context.Context) outcome {
+	return s.enqueue(ctx, &request{fn: func(*Tx) error { return nil }, idle: true})
+}
+
+func (s *Store) enqueue(ctx context.Context, r *request) outcome {
 	switch {
 	case s.isClosed():
 		return outcome{err: fmt.Errorf("update %s: %w", s.dir, fs.ErrClosed)}
@@ -61,13 +70,15 @@ func (s *Store) submit(ctx context.Context, fn func(tx *Tx) error) outcome {
 	case ctx.Err() != nil:
 		return outcome{err: context.Cause(ctx)}
 	}
-	r := &request{fn: fn, turn: make(chan *Tx, 1), ran: make(chan error, 1), done: make(chan outcome, 1)}
+	r.turn, r.ran, r.done = make(chan *Tx, 1), make(chan error, 1), make(chan outcome, 1)
 	lead, ok := s.enter(r)
-	if !ok {
+	switch {
+	case !ok:
 		return outcome{err: fmt.Errorf("update %s: %w", s.dir, fs.ErrClosed)}
-	}
-	if lead {
-		go s.lead()
+	case lead && ctx.Done() == nil:
+		return s.leadItself(ctx, r)
+	case lead:
+		go s.lead(nil)
 	}
 	return s.wait(ctx, r)
 }
@@ -85,67 +96,189 @@ func unknownFate(ctx context.Context) error {
 	return fmt.Errorf("%w: %w", ErrUnknown, context.Cause(ctx))
 }
 
-// lead commits groups until nobody waits. While one group is being flushed,
-// the next may already be on its way.
-func (s *Store) lead() {
+// lead commits groups until nobody waits. While some groups are being flushed,
+// the next may already be on its way. If lock is not nil, the first group's LOCK
+// is held already, and it has its slot.
+func (s *Store) lead(lock *turn) {
+	defer s.busy.Done()
+	var temp vfs.File
+	defer func() { s.discard(temp) }()
 	for {
-		ctx, ok := s.await()
-		if !ok {
-			return
-		}
-		lock, err := s.lock.Lock(ctx, s.opts.Purpose)
-		if err != nil && ctx.Err() != nil {
-			continue // all who waited have left; who came since waits anew
-		}
-		group := s.take()
-		if errors.Is(err, fs.ErrNotExist) {
-			err = fmt.Errorf("%w: %w", ErrReplaced, err)
-		}
-		if err != nil {
-			for _, r := range group {
-				r.answer(outcome{err: fmt.Errorf("update %s: %w", s.dir, err)})
+		if lock == nil {
+			ctx, writes, ok := s.await()
+			if !ok {
+				return
 			}
-			continue
+			if writes && temp == nil {
+				temp = s.prepareTemp() // while nobody is held up by that
+			}
+			var err error
+			if lock, err = s.takeTurn(ctx, temp); err != nil {
+				if ctx.Err() == nil {
+					refuse(s.take(), s.lockError(err))
+				}
+				continue // else all who waited have left; who came since waits anew
+			}
 		}
-		s.commit(group, lock)
+		if g := s.commit(s.take(), lock); g != nil {
+			s.busy.Add(1)
+			go s.finish(g)
+		}
+		temp, lock = lock.temp, nil
 	}
 }
 
-// commit is the write path. It is called with LOCK held and releases it.
+// takeTurn waits for a slot, and for LOCK. It has the turn, or neither.
+func (s *Store) takeTurn(ctx context.Context, temp vfs.File) (*turn, error) {
+	if err := s.slot(ctx); err != nil {
+		return nil, err
+	}
+	s.mergeFirst()
+	s.gather()
+	held, err := s.lock.Lock(ctx, s.opts.Purpose)
+	if err != nil {
+		s.freeSlot()
+		return nil, err
+	}
+	return &turn{held, temp}, nil
+}
+
+// leadItself is lead, and wait, for a caller with whom nobody else waits, and
+// whose context cannot end, so that he need not be able to leave. On his own
+// goroutine, a commit takes half the time: nobody has to be woken. If somebody
+// comes before he has LOCK, he leaves the leading to a goroutine, for he does
+// not wait for others' functions.
+func (s *Store) leadItself(ctx context.Context, r *request) outcome {
+	var temp vfs.File
+	if !r.idle {
+		temp = s.prepareTemp()
+	}
+	lock, err := s.takeTurn(ctx, temp)
+	if err != nil {
+		s.discard(temp)
+		s.leave(r)
+		s.passOn()
+		return outcome{err: s.lockError(err)}
+	}
+	if !s.takeAlone() {
+		go s.lead(lock)
+		return s.wait(ctx, r)
+	}
+	g := s.commitAlone(r, lock)
+	if g == nil {
+		return <-r.done
+	}
+	err = s.settle(g)
+	if err == nil && s.hasChores(g) {
+		go s.tidyUp(g, err)
+	} else {
+		s.tidyUp(g, err)
+	}
+	return <-r.done
+}
+
+// commitAlone commits the caller's own request. It returns nil if there is
+// nothing to be flushed, and else counts on tidyUp being called. Should the
+// caller's function panic or end its goroutine, others are none the worse.
+func (s *Store) commitAlone(r *request, lock *turn) (g *committedGroup) {
+	returned := false
+	defer func() {
+		s.discard(lock.temp)
+		if !returned {
+			s.freeSlot()
+		}
+		if g != nil {
+			s.busy.Add(1)
+		}
+		s.passOn()
+	}()
+	r.own = true
+	g = s.commit([]*request{r}, lock)
+	returned = true
+	return g
+}
+
+// passOn ends the leadership of a caller, or leaves it to a goroutine if there
+// are others who wait.
+func (s *Store) passOn() {
+	if s.end() {
+		s.busy.Done()
+	} else {
+		go s.lead(nil)
+	}
+}
+
+// lockError is what a caller is told of an error of the lock.
+func (s *Store) lockError(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w: %w", ErrReplaced, err)
+	}
+	return fmt.Errorf("update %s: %w", s.dir, err)
+}
+
+func refuse(group []*request, err error) {
+	for _, r := range group {
+		r.answer(outcome{err: err})
+	}
+}
+
+// commit is the write path up to the flush. It is called with LOCK held and
+// releases it. The result is nil if everybody has been answered.
 //
 // A process that dies before publish leaves the store as it was and a
 // temporary file; after it, the store with the whole commit in it. A power
 // loss before flush has come to its end may leave either; nobody has been
 // told anything then.
-func (s *Store) commit(group []*request, lock heldLock) {
-	g, err := s.commitLocked(group, lock)
-	// An error here changes nothing for this group: its commit is made, and
-	// what a lock failed to do or to undo never costs an update.
-	_ = lock.Unlock()
-	if err != nil {
-		for _, r := range group {
-			r.answer(outcome{err: err})
-		}
-		return
-	}
-	if !g.published {
-		g.answer(nil) // the base is durable
-		g.st.release()
-		return
-	}
-	s.busy.Add(1)
-	go func() {
-		defer s.busy.Done()
-		err := s.flush(g.st)
-		if err != nil {
-			err = fmt.Errorf("%w: %w", ErrNotDurable, err)
-		}
-		g.answer(err) // no answer before the flush
-		if err == nil {
-			s.retire(g.st)
-		}
-		g.st.release()
+func (s *Store) commit(group []*request, lock *turn) *committedGroup {
+	g, err := func() (*committedGroup, error) {
+		defer unlock(lock)
+		return s.commitLocked(group, lock)
 	}()
+	if err == nil && g.published {
+		return g
+	}
+	s.freeSlot()
+	if err != nil {
+		refuse(group, err)
+		return nil
+	}
+	g.answer(nil) // the base is durable
+	g.st.release()
+	return nil
+}
+
+// unlock releases a lock. An error changes nothing: what was published under the
+// lock is published, and what a lock failed to do or to undo never costs an
+// update.
+func unlock(lock heldLock) { _ = lock.Unlock() }
+
+// finish is the write path from the flush on.
+func (s *Store) finish(g *committedGroup) { s.tidyUp(g, s.settle(g)) }
+
+// settle flushes what a group has published. Nobody is answered before.
+func (s *Store) settle(g *committedGroup) error {
+	err := s.flush(g.st, true)
+	if err != nil {
+		err = fmt.Errorf("%w: %w", ErrNotDurable, err)
+	}
+	g.answer(err)
+	s.freeSlot() // only now: who comes again at once belongs into one group
+	return err
+}
+
+// hasChores tells whether tidyUp has more to do than to let go of the state.
+func (s *Store) hasChores(g *committedGroup) bool { return g.overflows || s.mayRetire(g.st) }
+
+// tidyUp does what can wait until a group has been answered.
+func (s *Store) tidyUp(g *committedGroup, flushErr error) {
+	defer s.busy.Done()
+	defer g.st.release()
+	if flushErr == nil {
+		s.retire(g.st)
+		if g.overflows {
+			s.tidy(g.st)
+		}
+	}
 }
 
 // A committedGroup is a group whose updates have been published, or had
@@ -154,6 +287,7 @@ type committedGroup struct {
 	group     []*request
 	st        *state // acquired; what the answers speak of
 	published bool   // st is the group's own
+	overflows bool   // its journal is to be moved into a segment
 }
 
 // answer tells everybody of the group what came of his update: errors and
@@ -171,34 +305,45 @@ func (g *committedGroup) answer(flushErr error) {
 	}
 }
 
-// commitLocked finds the newest state, runs the group's functions on it,
-// publishes what they changed and makes sure that it stands; and all of that
-// again if it turns out that others have gone past.
-func (s *Store) commitLocked(group []*request, lock heldLock) (*committedGroup, error) {
+// commitLocked runs the group's functions on the newest state, publishes what
+// they changed and makes sure that it stands.
+func (s *Store) commitLocked(group []*request, lock *turn) (g *committedGroup, err error) {
+	err = s.onNewest(func(base *state) (bool, error) {
+		g, err = s.attempt(group, base, lock)
+		return g != nil, err
+	})
+	return g, err
+}
+
+// onNewest calls f with the newest state, and again if f reports false: others
+// have gone past.
+func (s *Store) onNewest(f func(base *state) (bool, error)) error {
 	var pause backoff
 	var last ID
 	for {
 		base, err := s.newest(context.Background())
 		if err != nil {
-			return nil, err
+			return err
 		}
 		// A pause only where nothing has moved since the last round.
 		if base.commit == last && !pause.wait(context.Background()) {
 			base.release()
-			return nil, fmt.Errorf("update %s: the name after sequence %d stayed taken for %v, see recordctl verify", s.dir, base.seq, patience)
+			return fmt.Errorf("update %s: the name after sequence %d stayed taken for %v, see recordctl verify", s.dir, base.seq, patience)
 		}
 		last = base.commit
-		g, err := s.attempt(group, base, lock)
-		base.release()
-		if g != nil || err != nil {
-			return g, err
+		done, err := func() (bool, error) {
+			defer base.release() // also if a caller's function panics
+			return f(base)
+		}()
+		if done || err != nil {
+			return err
 		}
 	}
 }
 
 // attempt is one round of commitLocked. It returns nil, nil if others have
 // gone past.
-func (s *Store) attempt(group []*request, base *state, lock heldLock) (*committedGroup, error) {
+func (s *Store) attempt(group []*request, base *state, lock *turn) (*committedGroup, error) {
 	h := s.child(base)
 	for {
 		top := s.runAll(group, base, h)
@@ -219,11 +364,11 @@ func (s *Store) attempt(group []*request, base *state, lock heldLock) (*committe
 			return nil, err
 		}
 		if passNoReturn(group) {
-			st, err := s.publishState(base, h, merge(base, top, h.time), lock)
+			st, err := s.publishChanges(base, h, fold(base, top, h.time), lock)
 			if st == nil || err != nil {
 				return nil, err
 			}
-			return &committedGroup{group: group, st: st, published: true}, nil
+			return &committedGroup{group: group, st: st, published: true, overflows: s.bound.crossed(base, st)}, nil
 		}
 		// Somebody left whose changes are in it: without them, again.
 	}
@@ -240,6 +385,7 @@ func (s *Store) child(base *state) *header {
 		time:      base.instant(s.sys.now),
 		firstRev:  base.lastRev + 1,
 		ancestors: base.nextAncestors(),
+		segments:  base.segments,
 	}
 }
 
@@ -255,12 +401,12 @@ const revisionGap = 1 << 20
 // It flushes under the lock, once for each start of the machine. Nobody's
 // update is in it, so that whatever goes wrong here, the updates that wait are
 // not done.
-func (s *Store) recover(base *state, lock heldLock) error {
+func (s *Store) recover(base *state, lock *turn) error {
 	h := s.child(base)
 	h.recovery = true
 	h.firstRev += revisionGap
 	h.lastRev = h.firstRev - 1
-	st, err := s.publishState(base, h, base.recs, lock)
+	st, err := s.publishState(base, h, base.view.journal, lock)
 	if err != nil {
 		return &recoveryError{err}
 	}
@@ -268,7 +414,7 @@ func (s *Store) recover(base *state, lock heldLock) error {
 		return nil
 	}
 	defer st.release()
-	if err := s.flush(st); err != nil {
+	if err := s.flush(st, false); err != nil {
 		return &recoveryError{err}
 	}
 	if info, err := st.file.Stat(); err != nil || !info.Marked() {
@@ -318,7 +464,11 @@ func (s *Store) runAll(group []*request, base *state, h *header) changes {
 			continue
 		}
 		tx := &Tx{s: s, base: base, below: top, own: changes{}, now: h.time, rev: h.lastRev + 1}
-		r.turn <- tx
+		if r.own {
+			r.call(tx)
+		} else {
+			r.turn <- tx
+		}
 		if r.failed = <-r.ran; r.failed == nil && len(tx.own) > 0 {
 			maps.Copy(top, tx.own)
 			h.lastRev = tx.rev
@@ -357,13 +507,32 @@ func (s *Store) restsOn(base *state) (bool, error) {
 
 // publishState publishes the state that follows base. It returns it acquired,
 // or nil, nil if others have gone past.
-func (s *Store) publishState(base *state, h *header, recs []rec, lock heldLock) (*state, error) {
-	b := encodeManifest(h, recs)
-	f, err := s.writeTemp(b, base)
+func (s *Store) publishState(base *state, h *header, journal []rec, lock *turn) (*state, error) {
+	segs, err := s.openSegments(h, base.view.segs)
+	if errors.Is(err, fs.ErrNotExist) {
+		// The segment that h introduces: others have gone past, and took it for
+		// one that nobody will name.
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}
-	if err := s.proveLock(lock); err != nil {
+	var st *state
+	defer func() {
+		if st == nil {
+			releaseAll(segs)
+		}
+	}()
+	b := encodeManifest(h, journal)
+	f, err := s.writeTemp(b, base, lock.take())
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil {
+		err = s.proveLock(lock)
+	}
+	if err != nil {
 		s.discard(f)
 		return nil, err
 	}
@@ -382,12 +551,7 @@ func (s *Store) publishState(base *state, h *header, recs []rec, lock heldLock) 
 		return nil, err
 	}
 	s.recordPublisher(lock)
-	info, err := f.Stat()
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("%w: %w", ErrNotDurable, err)
-	}
-	st := newState(*h, recs, int64(len(b)), f, info.ID)
+	st = newState(*h, journal, segs, int64(len(b)), f, info.ID)
 	if err := s.install(base, st); err != nil {
 		st.release()
 		return nil, fmt.Errorf("%w: %w", ErrUnknown, err)
@@ -395,27 +559,18 @@ func (s *Store) publishState(base *state, h *header, recs []rec, lock heldLock) 
 	return st, nil
 }
 
-// merge returns the records of base with the changes on top, without those
-// that are expired at now.
-func merge(base *state, top changes, now int64) []rec {
-	recs := make([]rec, 0, len(base.recs)+len(top))
-	for r := range base.scan(span{}, top) {
-		if !r.expired(now) {
-			recs = append(recs, r)
-		}
-	}
-	return slices.Clip(recs)
-}
-
+// discard removes a temporary file, if there is one.
 func (s *Store) discard(f vfs.File) {
-	f.Close()
-	s.sys.fs.Remove(f.Name())
+	if f != nil {
+		f.Close()
+		s.sys.fs.Remove(f.Name())
+	}
 }
 
 // proveLock makes sure, on a network file system and just before publishing,
 // that the lock is still ours: a lease that ran out shows itself when what was
 // written to LOCK is flushed. It saves a round, not an update.
-func (s *Store) proveLock(lock heldLock) error {
+func (s *Store) proveLock(lock *turn) error {
 	if !s.network.Load() {
 		return nil
 	}
@@ -436,7 +591,7 @@ func (s *Store) proveLock(lock heldLock) error {
 // recordPublisher leaves in LOCK the boot id of the machine that published
 // last: a manifest that does not check, and is not older than that, was not
 // torn by a power loss. An error costs only that knowledge.
-func (s *Store) recordPublisher(lock heldLock) {
+func (s *Store) recordPublisher(lock *turn) {
 	if s.published.Load() || s.network.Load() {
 		return
 	}
@@ -445,21 +600,33 @@ func (s *Store) recordPublisher(lock heldLock) {
 	}
 }
 
-// flush makes a published manifest durable, and marks it. LOCK is released by
-// now: the flushes of many processes run side by side, and whoever flushes
+// flush makes a published manifest durable, and marks it. File and directory are
+// flushed side by side: the file system's journal then does it in one go. LOCK
+// is released by now: the flushes of many processes run side by side, and whoever flushes
 // his manifest has flushed a file that contains all commits before it.
-func (s *Store) flush(st *state) error {
+func (s *Store) flush(st *state, next bool) error {
 	f := st.file
-	if !st.network { // there, the file was flushed before it was published
-		if err := f.Sync(); err != nil {
-			// The file's name is no longer the one that f was created under.
-			if pathErr := (*fs.PathError)(nil); errors.As(err, &pathErr) {
-				err = &fs.PathError{Op: pathErr.Op, Path: s.manifestPath(st.seq), Err: pathErr.Err}
-			}
-			return err
+	named := make(chan error, 1)
+	s.busy.Add(1)
+	go func() {
+		defer s.busy.Done()
+		named <- s.sys.fs.SyncDir(s.dir)
+		if next {
+			s.makeSpare()
 		}
+	}()
+	var err error
+	if !st.network { // there, the file was flushed before it was published
+		err = f.Sync()
 	}
-	if err := s.sys.fs.SyncDir(s.dir); err != nil {
+	// The file's name is no longer the one that f was created under.
+	if pathErr := (*fs.PathError)(nil); errors.As(err, &pathErr) {
+		err = &fs.PathError{Op: pathErr.Op, Path: s.manifestPath(st.seq), Err: pathErr.Err}
+	}
+	if nameErr := <-named; err == nil {
+		err = nameErr
+	}
+	if err != nil {
 		return err
 	}
 	// The mark comes after both. Without it the commit is as durable, and
@@ -528,6 +695,9 @@ func (s *Store) CompareAndDelete(ctx context.Context, key string, old Revision) 
 // or others. Updates are durable when they return; Sync is for what others
 // have committed and perhaps not yet flushed.
 func (s *Store) Sync(ctx context.Context) error {
-	_, err := s.Update(ctx, func(*Tx) error { return nil })
-	return err
+	out := s.submitNothing(ctx)
+	if out.err == nil {
+		out.st.release()
+	}
+	return out.err
 }

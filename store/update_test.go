@@ -586,7 +586,7 @@ func TestCancelWhileWaiting(t *testing.T) {
 			if got := contents[int](t, mustSnapshot(t, s)); got["k"] != 1 {
 				t.Errorf("cancelled in %s: records %v; it was published", kind, got)
 			}
-			if n := s.cur.Load().refs.Load(); n != 1 {
+			if n := s.cur.Load().n.Load(); n != 1 {
 				t.Errorf("cancelled in %s: the state has %d holders, want the store alone", kind, n)
 			}
 		}
@@ -773,8 +773,8 @@ func TestTxAgainstAMap(t *testing.T) {
 		}
 		sn := mustSnapshot(t, s)
 		look("Snapshot", model, snapshotView{sn})
-		if sn.Len() != len(model) {
-			t.Errorf("Len() = %d, want %d", sn.Len(), len(model))
+		if n, err := sn.Len(); n != len(model) || err != nil {
+			t.Errorf("Len() = %d, %v, want %d", n, err, len(model))
 		}
 	}
 }
@@ -900,11 +900,8 @@ func TestExpiry(t *testing.T) {
 		if got := visible(sn); !slices.Equal(got, keys) {
 			t.Errorf("%s: a snapshot has %q, want %q", when, got, keys)
 		}
-		if sn.Len() != len(keys) {
-			t.Errorf("%s: Len() = %d, want %d", when, sn.Len(), len(keys))
-		}
-		if st, err := s.Stat(ctx); err != nil || st.Records != len(keys) {
-			t.Errorf("%s: Stat says %d records, %v; want %d", when, st.Records, err, len(keys))
+		if n, err := sn.Len(); n != len(keys) || err != nil {
+			t.Errorf("%s: Len() = %d, %v, want %d", when, n, err, len(keys))
 		}
 		stop := errors.New("stop")
 		_, err := s.Update(ctx, func(tx *Tx) error {
@@ -1066,8 +1063,9 @@ func TestWarmGet(t *testing.T) {
 				t.Errorf("%s: %s %s, want lstat only", name, op.Kind, op.Path)
 			}
 		}
-		if len(ops) > 2 || len(ops) == 0 {
-			t.Errorf("%s: %d operations, want one or two: %v", name, len(ops), ops)
+		// Of the directory too, where its path leads and when it changed.
+		if len(ops) > 4 || len(ops) < 2 {
+			t.Errorf("%s: %d operations, want two to four: %v", name, len(ops), ops)
 		}
 		ops = nil
 	}
@@ -1154,6 +1152,13 @@ func TestCommitFlushesOnceAfterUnlock(t *testing.T) {
 	mustPut(t, s, "first", 1) // the first one has more to do
 	settle(s)
 	want := []string{faultfs.OpRename, "unlock", faultfs.OpSync, faultfs.OpSyncDir}
+	sorted := func(log []string) []string { // the two flushes are side by side
+		if len(log) == len(want) {
+			slices.Sort(log[2:])
+		}
+		return log
+	}
+	slices.Sort(want[2:])
 	for name, call := range map[string]func(){
 		"one commit":          func() { mustPut(t, s, "k", 1) },
 		"a group of 64":       func() { together(t, s, 64, func(i int) { mustPut(t, s, fmt.Sprint(i), i) }) },
@@ -1166,7 +1171,7 @@ func TestCommitFlushesOnceAfterUnlock(t *testing.T) {
 		call()
 		settle(s)
 		mu.Lock()
-		if !slices.Equal(log, want) {
+		if !slices.Equal(sorted(log), want) {
 			t.Errorf("%s: %q, want %q", name, log, want)
 		}
 		mu.Unlock()

@@ -10,6 +10,7 @@ import (
 
 	"github.com/recordstore/recordstore/codec"
 	"github.com/recordstore/recordstore/internal/boot"
+	"github.com/recordstore/recordstore/lockfile"
 )
 
 // A Report is what [Verify] found.
@@ -32,6 +33,7 @@ const (
 	StatusDamaged   = "damaged"       // its bytes are not what was written
 	StatusUnread    = "unreadable"    // the file system reports an error
 	StatusTemporary = "temporary"     // a write in progress, or litter
+	StatusUnnamed   = "unnamed"       // a segment that no manifest names: about to be, or to be removed
 )
 
 // A FileReport is what [Verify] found about one file.
@@ -42,13 +44,14 @@ type FileReport struct {
 	Bytes    int64
 	Sequence uint64 // of a manifest
 	Revision Revision
-	Records  int
-	Marked   bool  // a manifest known to be on disk
-	Err      error // why it is damaged or could not be read
+	Records  uint64 // in the journal of a manifest, or in a segment
+	Marked   bool   // a manifest known to be on disk
+	Err      error  // why it is damaged or could not be read
 
 	// Of one that is whole:
-	store ID
-	boot  boot.ID // of the machine run that published it
+	store    ID
+	boot     boot.ID // of the machine run that published it
+	segments []segmentRef
 }
 
 // Verify reads every file of the store in dir, checks all checksums, and that
@@ -72,7 +75,7 @@ func verify(ctx context.Context, dir string, sys system) (Report, error) {
 	if err != nil {
 		return Report{}, fmt.Errorf("verify: %w", err)
 	}
-	v := &Store{sys: sys, dir: dir} // reads each file by itself, whatever the others say
+	v := &Store{sys: sys, dir: dir, cache: newBlockCache(0)} // reads each file by itself, whatever the others say
 	names, err := sys.fs.ReadDir(dir)
 	if err != nil {
 		return Report{}, fmt.Errorf("verify: %w", err)
@@ -91,12 +94,88 @@ func verify(ctx context.Context, dir string, sys system) (Report, error) {
 	// speak of others that are gone.
 	if damage := (*CorruptError)(nil); out.OK() && errors.As(openErr, &damage) {
 		for i := range out.Files {
-			if f := &out.Files[i]; v.path(f.Name) == damage.Path || f.Kind == kindLock && damage.Path == v.dir {
+			if f := &out.Files[i]; v.path(f.Name) == damage.Path || f.Name == lockName && damage.Path == v.dir {
 				f.Status, f.Err = StatusDamaged, damage
 			}
 		}
+		if name := filepath.Base(damage.Path); out.OK() { // a file that is missing
+			out.Files = append(out.Files, FileReport{Name: name, Kind: kindOf(name), Status: StatusDamaged, Err: damage})
+		}
+	}
+	if err := v.inspectSegments(ctx, &out); err != nil {
+		return out, err
 	}
 	return out, judge(&out, s)
+}
+
+// inspectManifest reads a manifest, without its segments: only those of the
+// newest need be there still.
+func (s *Store) inspectManifest(f *FileReport) error {
+	path := s.manifestPath(f.Sequence)
+	file, err := s.sys.fs.Open(path)
+	if err != nil {
+		return vanished(err)
+	}
+	st, err := s.readState(path, file, f.Sequence)
+	if err != nil {
+		file.Close()
+		return err
+	}
+	defer st.release()
+	f.Revision, f.Records, f.store, f.boot = st.lastRev, uint64(len(st.view.journal)), st.store, st.boot
+	f.segments = st.segments
+	return nil
+}
+
+// inspectSegments reads the segments that the manifests name, all of each.
+func (s *Store) inspectSegments(ctx context.Context, out *Report) error {
+	type named struct {
+		ref   segmentRef
+		store ID
+	}
+	refs := map[string]named{}
+	for _, f := range out.Files {
+		for _, ref := range f.segments {
+			refs[ref.name()] = named{ref, f.store}
+		}
+	}
+	for i := range out.Files {
+		f := &out.Files[i]
+		n, ok := refs[f.Name]
+		if !ok || f.Kind != kindSegment || f.Err != nil {
+			continue
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		f.Status = StatusOK
+		g, err := openSegment(s.sys.fs, s.path(f.Name), n.store, n.ref, s.cache)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // retired meanwhile
+		}
+		if err == nil {
+			err = g.check()
+			if info, infoErr := g.info(); infoErr == nil {
+				f.Records = info.records
+			}
+			g.release()
+		}
+		f.fail(err)
+	}
+	return nil
+}
+
+// fail sets the status of a file by the error in reading it.
+func (f *FileReport) fail(err error) {
+	switch f.Err = err; {
+	case err == nil:
+	case errors.Is(err, ErrNewerVersion):
+		f.Status = StatusNewer
+	case errors.Is(err, ErrCorrupt):
+		f.Status = StatusDamaged
+	default:
+		f.Status = StatusUnread
+	}
 }
 
 // inspect examines one file. It reports false if there is nothing to say.
@@ -115,26 +194,20 @@ func (s *Store) inspect(name string) (FileReport, bool) {
 	case kindTemporary:
 		f.Status = StatusTemporary
 	case kindLock:
-		if _, err := s.sys.lockData(s.path(name)); err != nil {
-			f.Status, f.Err = StatusDamaged, err
+		_, err := s.sys.lockData(s.path(name))
+		if f.fail(err); errors.Is(err, lockfile.ErrCorrupt) || errors.Is(err, lockfile.ErrNotLockFile) {
+			f.Status = StatusDamaged
 		}
 	case kindManifest:
 		f.Marked = info.Marked()
 		f.Sequence, _ = parseManifestName(name)
-		st, err := s.load(f.Sequence)
-		switch {
-		case errors.Is(err, errVanished):
+		err := s.inspectManifest(&f)
+		if errors.Is(err, errVanished) {
 			return f, false
-		case errors.Is(err, ErrNewerVersion):
-			f.Status, f.Err = StatusNewer, err
-		case errors.Is(err, ErrCorrupt):
-			f.Status, f.Err = StatusDamaged, err
-		case err != nil:
-			f.Status, f.Err = StatusUnread, err
-		default:
-			f.Revision, f.Records, f.store, f.boot = st.lastRev, len(st.recs), st.store, st.boot
-			st.release()
 		}
+		f.fail(err)
+	case kindSegment:
+		f.Status = StatusUnnamed
 	}
 	return f, true
 }
@@ -188,7 +261,10 @@ func restarted(files []FileReport, i int) bool {
 
 // decodable checks that every record decodes with the codec that it names.
 func decodable(st *state) error {
-	for _, r := range st.recs {
+	for r, err := range st.view.scan(span{}, nil) {
+		if err != nil {
+			return err
+		}
 		rec := r.record("")
 		c, err := codec.ByName(rec.Codec)
 		if err == nil && rec.Codec != codec.Raw.Name() {

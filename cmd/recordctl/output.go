@@ -3,14 +3,16 @@ package main
 // The rules of output:
 //
 //   - Standard output carries data and nothing else. A command that fails
-//     prints no data, but for list, which prints while it reads and may have
-//     printed whole lines before the error, and verify, whose findings are its
-//     data.
+//     prints no data, but for list and export, which print while they read and
+//     may have printed whole lines before the error, and verify, whose findings
+//     are its data.
 //   - Standard error carries messages: one line "recordctl: ..." and, where it
 //     helps, one line "hint: ..." that says what to type. Keys in messages are
 //     quoted, so that no key can forge a line.
 //   - A verb that changes the store prints nothing when it is done, but incr
 //     (the new value), and with --json what it has written.
+//   - export and import say on standard error how many records it were and, on
+//     a terminal, how many it are so far; not with --quiet.
 //   - get prints a raw value byte for byte. Values of other codecs, and
 //     everything under --json, are JSON, one value a line.
 //   - Output that cannot be written is an error (74), never ignored; but a

@@ -45,6 +45,28 @@ func holdLock(t *testing.T) string {
 	return dir
 }
 
+// A verb is found by its name in the list, and without the others says the same.
+func TestVerbs(t *testing.T) {
+	for _, v := range verbs {
+		if got := v.cmd(&app{}).Name(); got != v.name {
+			t.Errorf("verb %q is listed as %q", got, v.name)
+		}
+		if got := verbsFor([]string{v.name}); len(got) != 1 || got[0].name != v.name {
+			t.Errorf("verbs for %q: %d", v.name, len(got))
+		}
+		_, alone, _ := recordctl(v.name, "--help")
+		_, among, _ := recordctl("help", v.name)
+		if alone == "" || alone != among {
+			t.Errorf("%[1]s --help and help %[1]s differ:\n%s\n%s", v.name, alone, among)
+		}
+	}
+	for _, args := range [][]string{nil, {"--json", "get"}, {"help", "get"}, {"gat"}, {"__complete", ""}} {
+		if got := verbsFor(args); len(got) != len(verbs) {
+			t.Errorf("verbs for %q: %d, want all %d", args, len(got), len(verbs))
+		}
+	}
+}
+
 // A signal ends the waiting for the lock, and the message says what became of
 // the change.
 func TestSignalEndsWaiting(t *testing.T) {

@@ -45,7 +45,45 @@ func newApp(stdin io.Reader, stdout, stderr io.Writer) *app {
 	return &app{stdin: stdin, stdout: stdout, stderr: stderr, out: newOutput(stdout)}
 }
 
-func newRootCmd(a *app) *cobra.Command {
+type verb struct {
+	name string
+	cmd  func(*app) *cobra.Command // makes it
+}
+
+// verbs are all verbs but help.
+var verbs = []verb{
+	{"get", newGetCmd},
+	{"put", newPutCmd},
+	{"delete", newDeleteCmd},
+	{"list", newListCmd},
+	{"update", newUpdateCmd},
+	{"incr", newIncrCmd},
+	{"cas", newCasCmd},
+	{"lock", newLockCmd},
+	{"export", newExportCmd},
+	{"import", newImportCmd},
+	{"compact", newCompactCmd},
+	{"stat", newStatCmd},
+	{"verify", newVerifyCmd},
+	{"stress", newStressCmd},
+	{"completion", newCompletionCmd},
+	{"exit-codes", newExitCodesCmd},
+}
+
+// verbsFor returns the verbs that may be needed to execute args. One that they
+// begin with is enough: to make all takes half as long as to read a record.
+func verbsFor(args []string) []verb {
+	if len(args) > 0 {
+		for i, v := range verbs {
+			if v.name == args[0] {
+				return verbs[i : i+1]
+			}
+		}
+	}
+	return verbs
+}
+
+func newRootCmd(a *app, args []string) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "recordctl",
 		Short: "Read and change the records of a record store",
@@ -57,7 +95,8 @@ Every change is atomic, and on disk before recordctl ends with status 0.
 Readers wait for nobody and change nothing, not even create a store.
 
 The store is named by --store or by the environment variable RECORDCTL_STORE.
-put, incr, update and lock create it if the directory is missing or empty.`,
+put, incr, import, update and lock create it if the directory is missing or
+empty.`,
 		Example: `  export RECORDCTL_STORE=results
   recordctl put colour blue
   recordctl get colour
@@ -87,13 +126,9 @@ put, incr, update and lock create it if the directory is missing or empty.`,
 	flags.DurationVar(&a.timeout, "timeout", 0, "give up, with status 75, after waiting for a lock this `time`, as 1.5s (default, and 0: no limit)")
 	flags.BoolVar(&a.json, "json", false, "print JSON, one value a line")
 
-	root.AddCommand(
-		newGetCmd(a), newPutCmd(a), newDeleteCmd(a), newListCmd(a),
-		newUpdateCmd(a), newIncrCmd(a), newCasCmd(a), newLockCmd(a),
-		newStatCmd(a), newVerifyCmd(a), newStressCmd(),
-		newCompletionCmd(a),
-		&cobra.Command{Use: "exit-codes", Short: "What the exit statuses mean", Long: exitCodesHelp()},
-	)
+	for _, v := range verbsFor(args) {
+		root.AddCommand(v.cmd(a))
+	}
 	root.SetHelpCommand(newHelpCmd(a))
 	return root
 }
@@ -124,6 +159,10 @@ func version() string {
 		return info.Main.Version
 	}
 	return "(unknown)"
+}
+
+func newExitCodesCmd(*app) *cobra.Command {
+	return &cobra.Command{Use: "exit-codes", Short: "What the exit statuses mean", Long: exitCodesHelp()}
 }
 
 func newHelpCmd(a *app) *cobra.Command {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -33,21 +34,23 @@ object.`,
 
 // jsonStats is what stat --json prints.
 type jsonStats struct {
-	Dir        string         `json:"dir"`
-	ID         string         `json:"id"`
-	Format     int            `json:"format_version"`
-	FileSystem string         `json:"file_system"`
-	Network    bool           `json:"network"`
-	Sequence   uint64         `json:"sequence"`
-	Revision   store.Revision `json:"revision"`
-	Time       time.Time      `json:"time"`
-	Records    int            `json:"records"`
-	Bytes      int64          `json:"bytes"`
-	Durable    bool           `json:"durable"`
-	Manifests  int            `json:"manifests"`
-	Segments   int            `json:"segments"`
-	Temporary  int            `json:"temporary"`
-	Holder     *jsonHolder    `json:"holder"` // null: nobody
+	Dir          string         `json:"dir"`
+	ID           string         `json:"id"`
+	Format       int            `json:"format_version"`
+	FileSystem   string         `json:"file_system"`
+	Network      bool           `json:"network"`
+	Sequence     uint64         `json:"sequence"`
+	Revision     store.Revision `json:"revision"`
+	Time         time.Time      `json:"time"`
+	Records      int            `json:"records"`
+	Bytes        int64          `json:"bytes"`
+	Durable      bool           `json:"durable"`
+	Manifests    int            `json:"manifests"`
+	Segments     int            `json:"segments"`
+	SegmentFiles int            `json:"segment_files"`
+	Journal      int64          `json:"journal_bytes"`
+	Temporary    int            `json:"temporary"`
+	Holder       *jsonHolder    `json:"holder"` // null: nobody
 }
 
 type jsonHolder struct {
@@ -68,21 +71,26 @@ func (a *app) stat(cmd *cobra.Command) (err error) {
 	if err != nil {
 		return err
 	}
+	records, err := countRecords(s)
+	if err != nil {
+		return err
+	}
 	if a.json {
-		return a.printJSON(toJSONStats(st))
+		return a.printJSON(toJSONStats(st, records))
 	}
 	for _, line := range [][2]string{
 		{"directory", st.Dir},
 		{"id", st.ID.String()},
 		{"format version", fmt.Sprint(st.FormatVersion)},
 		{"file system", fileSystem(st)},
-		{"records", fmt.Sprint(st.Records)},
+		{"records", fmt.Sprint(records)},
 		{"revision", st.Revision.String()},
 		{"sequence", fmt.Sprint(st.Sequence)},
 		{"newest change", displayTime(st.Time)},
 		{"durable", yesNo(st.Durable)},
-		{"manifest size", fmt.Sprintf("%d bytes", st.Bytes)},
-		{"files", fmt.Sprintf("%d manifests, %d segments, %d temporary", st.Manifests, st.Segments, st.Temporary)},
+		{"size", fmt.Sprintf("%d bytes, of which %d in the journal", st.Bytes, st.Journal)},
+		{"segments", fmt.Sprint(st.Segments)},
+		{"files", fmt.Sprintf("%d manifests, %d segments, %d temporary", st.Manifests, st.SegmentFiles, st.Temporary)},
 		{"lock", lockState(st)},
 	} {
 		if err := a.printf("%-15s %s\n", line[0]+":", oneLine(line[1])); err != nil {
@@ -92,11 +100,21 @@ func (a *app) stat(cmd *cobra.Command) (err error) {
 	return nil
 }
 
-func toJSONStats(st store.Stats) jsonStats {
+// countRecords returns the number of records. It reads all of them.
+func countRecords(s *store.Store) (int, error) {
+	sn, err := s.Snapshot(background)
+	if err != nil {
+		return 0, err
+	}
+	n, err := sn.Len()
+	return n, errors.Join(err, sn.Close())
+}
+
+func toJSONStats(st store.Stats, records int) jsonStats {
 	j := jsonStats{
 		Dir: st.Dir, ID: st.ID.String(), Format: st.FormatVersion, FileSystem: st.FileSystem, Network: st.Network,
-		Sequence: st.Sequence, Revision: st.Revision, Time: st.Time, Records: st.Records, Bytes: st.Bytes,
-		Durable: st.Durable, Manifests: st.Manifests, Segments: st.Segments, Temporary: st.Temporary,
+		Sequence: st.Sequence, Revision: st.Revision, Time: st.Time, Records: records, Bytes: st.Bytes, Journal: st.Journal,
+		Durable: st.Durable, Manifests: st.Manifests, Segments: st.Segments, SegmentFiles: st.SegmentFiles, Temporary: st.Temporary,
 	}
 	if st.Held {
 		h := st.Holder

@@ -23,7 +23,7 @@ type stressFlags struct {
 	report string
 }
 
-func newStressCmd() *cobra.Command {
+func newStressCmd(*app) *cobra.Command {
 	var f stressFlags
 	cmd := &cobra.Command{
 		Use:   "stress",
@@ -83,6 +83,7 @@ a process failed. An interrupt ends the run early, and what there is is judged.`
 	flags.DurationVar(&f.ReadPause, "read-pause", 50*time.Millisecond, "mean `time` between two reads of a reader")
 	flags.Uint64Var(&f.Seed, "seed", 0, "`number` that determines what is random (default: a new one, which is printed)")
 	flags.StringVar(&f.Protocol, "protocol", stress.ProtocolStore, "`name` of how to keep the records: "+stress.ProtocolStore+" or "+stress.ProtocolNaive)
+	flags.IntVar(&f.Journal, "journal", 0, "move records into segments from this many `bytes` on (default: the store's)")
 	flags.BoolVar(&f.Network, "network", false, "take the careful path of network file systems wherever the store is")
 	flags.BoolVar(&f.Keep, "keep", false, "keep temporary directories")
 	flags.StringVar(&f.report, "report", "", "write the result as JSON to this `file` too")

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -120,69 +119,34 @@ func encode(codecName string, text []byte) ([]byte, error) {
 	if codecName == codec.Raw.Name() {
 		return text, nil
 	}
-	c, err := codec.ByName(codecName)
-	if err != nil {
-		return nil, err
-	}
-	var v any
 	text = bytes.TrimSpace(text)
 	if len(text) == 0 {
 		return nil, errors.New("is empty, not JSON")
 	}
-	if err := codec.JSON.Unmarshal(text, &v); err != nil {
-		var syntax *codec.SyntaxError
-		if errors.As(err, &syntax) {
-			return nil, fmt.Errorf("is not JSON: offset %d: %s", syntax.Offset, syntax.Reason)
-		}
-		return nil, fmt.Errorf("is not JSON: %w", err)
+	data, err := encodeJSON(codecName, text)
+	var syntax *codec.SyntaxError
+	if errors.As(err, &syntax) {
+		return nil, fmt.Errorf("is not JSON: offset %d: %s", syntax.Offset, syntax.Reason)
 	}
-	if codecName != codec.JSON.Name() {
-		if v, err = withNumbers(v); err != nil {
-			return nil, err
-		}
-	}
-	return c.Marshal(v)
+	return data, err
 }
 
-// withNumbers replaces every number of a JSON value, which is text so far, by
-// an integer or a float that says exactly the same or, for a fraction, the
-// nearest there is.
-func withNumbers(v any) (any, error) {
-	var err error
-	switch v := v.(type) {
-	case json.Number:
-		return number(v)
-	case []any:
-		for i := range v {
-			if v[i], err = withNumbers(v[i]); err != nil {
-				return nil, err
-			}
-		}
-	case map[string]any:
-		for k := range v {
-			if v[k], err = withNumbers(v[k]); err != nil {
-				return nil, err
-			}
-		}
+// encodeJSON is encode for the codecs that take JSON. A *codec.SyntaxError has
+// the place in the text.
+func encodeJSON(codecName string, text []byte) ([]byte, error) {
+	canonical, err := codec.ToJSON(codec.JSON.Name(), text)
+	switch {
+	case err != nil:
+		return nil, err
+	case codecName == codec.JSON.Name():
+		return canonical, nil
+	case codecName == codec.MessagePack.Name():
+		return fromJSON(canonical)
 	}
-	return v, nil
-}
-
-func number(n json.Number) (any, error) {
-	if i, err := strconv.ParseInt(n.String(), 10, 64); err == nil {
-		return i, nil
+	if _, err := codec.ByName(codecName); err != nil {
+		return nil, err
 	}
-	if u, err := strconv.ParseUint(n.String(), 10, 64); err == nil {
-		return u, nil
-	}
-	if !strings.ContainsAny(n.String(), ".eE") {
-		return nil, fmt.Errorf("has the number %s, which needs more than 64 bits", n)
-	}
-	f, err := strconv.ParseFloat(n.String(), 64)
-	if err != nil {
-		return nil, fmt.Errorf("has the number %s, which is out of range", n)
-	}
-	return f, nil
+	return nil, fmt.Errorf("codec %s takes no JSON", codecName)
 }
 
 // decode is the way back: the text of a stored value, which for the codec raw

@@ -45,7 +45,7 @@ type jsonFileReport struct {
 	Name     string `json:"name"`
 	Kind     string `json:"kind"`
 	Sequence uint64 `json:"sequence"`
-	Records  int    `json:"records"`
+	Records  uint64 `json:"records"`
 	Bytes    int64  `json:"bytes"`
 	Status   string `json:"status"`
 	Error    string `json:"error,omitempty"`

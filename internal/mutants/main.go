@@ -32,17 +32,18 @@ type mutant struct {
 
 const (
 	power     = "^TestPowerLoss$/create"
+	moved     = "^TestPowerLoss$/^journal_moved$"
 	schedules = "^TestSchedules$"
 )
 
 var mutants = []mutant{
 	{
 		"flush: the file is not flushed", "store/update.go",
-		"if err := f.Sync(); err != nil {\n\t\t\t// The file's", "if err := error(nil); err != nil {\n\t\t\t// The file's", power,
+		"		err = f.Sync()\n\t}\n\t// The file's", "\t}\n\t// The file's", power,
 	},
 	{
 		"flush: the directory is not flushed", "store/update.go",
-		"if err := s.sys.fs.SyncDir(s.dir); err != nil {", "if err := error(nil); err != nil {", power,
+		"named <- s.sys.fs.SyncDir(s.dir)", "named <- nil", power,
 	},
 	{
 		"flush: the mark comes before it", "store/update.go",
@@ -50,7 +51,7 @@ var mutants = []mutant{
 	},
 	{
 		"flush: answered before it", "store/update.go",
-		"		err := s.flush(g.st)\n", "		g.answer(nil)\n		err := s.flush(g.st)\n", power,
+		"	err := s.flush(g.st)\n	if err != nil {\n\t\terr = fmt.Errorf(\"%w: %w\", ErrNotDurable, err)\n\t}\n\ts.freeSlot()\n\tg.answer(err)\n", "	g.answer(nil)\n	err := s.flush(g.st)\n	s.freeSlot()\n", power,
 	},
 	{
 		"retire: below a manifest that is not marked", "store/retire.go",
@@ -82,7 +83,7 @@ var mutants = []mutant{
 	},
 	{
 		"recover: the gap is not durable before it is built on", "store/update.go",
-		"	if err := s.flush(st); err != nil {\n\t\treturn &recoveryError{err}\n\t}\n", "	_ = st.file.Chmod(0o444)\n", power,
+		"	if err := s.flush(st, false); err != nil {\n\t\treturn &recoveryError{err}\n\t}\n", "	_ = st.file.Chmod(0o444)\n", power,
 	},
 	{
 		"recover: a gap that is not durable is built on", "store/update.go",
@@ -90,7 +91,7 @@ var mutants = []mutant{
 	},
 	{
 		"recover: a torn manifest is damage once somebody has recovered", "store/newest.go",
-		"return s.unlessNewer(highest, damage)\n\t}\n\treturn nil", "return damage\n\t}\n\treturn nil", "^TestTornWhileRecovering$",
+		"return s.unlessNewer(highest, damage)\n\t}\n\treturn nil", "return damage\n\t}\n\treturn nil", "^TestTornWhileRecovering$|^TestOrphanWithoutSegment$",
 	},
 	{
 		"recover: torn manifests are not skipped", "store/newest.go",
@@ -122,15 +123,15 @@ var mutants = []mutant{
 	},
 	{
 		"retire: in descending order", "store/retire.go",
-		"for _, seq := range seqs {", "slices.Reverse(seqs)\n\tfor _, seq := range seqs {\n\t\tif seq >= limit {\n\t\t\tcontinue\n\t\t}", "^TestRetirementOrder$",
+		"	for len(seqs) > 0 && seqs[0] < limit && s.removeOld(s.manifestPath(seqs[0]), self, s.keepAge()) {\n\t\tseqs = seqs[1:]\n\t}\n", "	for i := len(seqs) - 1; i >= 0; i-- {\n\t\tif seqs[i] < limit {\n\t\t\ts.removeOld(s.manifestPath(seqs[i]), self, s.keepAge())\n\t\t}\n\t}\n", "^TestRetirementOrder$",
 	},
 	{
 		"retire: below the newest, not the marked", "store/retire.go",
-		"limit := marked.seq - min(marked.seq, uint64(s.sys.keep-1))", "limit := s.cur.Load().seq - uint64(s.sys.keep-1)", "^TestRetirementBelowMark$",
+		"limit := marked.seq - min(marked.seq, uint64(keep-1))", "limit := s.cur.Load().seq - uint64(keep-1)", "^TestRetirementBelowMark$",
 	},
 	{
 		"retire: none kept for readers", "store/retire.go",
-		"limit := marked.seq - min(marked.seq, uint64(s.sys.keep-1))", "limit := marked.seq", "^TestRetirementOrder$",
+		"limit := marked.seq - min(marked.seq, uint64(keep-1))", "limit := marked.seq", "^TestRetirementOrder$",
 	},
 	{
 		"newest: what is above is adopted without a look back", "store/newest.go",
@@ -152,10 +153,90 @@ var mutants = []mutant{
 		"update: no boot id in LOCK", "store/update.go",
 		"	s.recordPublisher(lock)\n", "", "^TestTornOrDamaged$",
 	},
+	{
+		"segment: not flushed before it is named", "store/segment_write.go",
+		"	if w.err == nil {\n\t\tw.err = w.file.Sync()\n\t}\n", "", moved,
+	},
+	{
+		"segment: its name is not flushed before it is named", "store/compact.go",
+		"		if err := s.sys.fs.SyncDir(s.dir); err != nil {", "		if err := error(nil); err != nil {", "^TestSegmentNameIsFlushed$",
+	},
+	{
+		"segment: a block's checksum is not checked", "store/segment.go",
+		"	if blockChecksum(data) != at.checksum {", "	if false {", "^TestSegment",
+	},
+	{
+		"segment: missing is always retired", "store/newest.go",
+		"if ok, lookErr := s.still(st); lookErr != nil || !ok {", "if ok, lookErr := false, error(nil); lookErr != nil || !ok {", "^TestSegmentMissing$",
+	},
+	{
+		"segment: removed though the manifest may stand", "store/compact.go",
+		"	if st != nil || errors.Is(err, ErrUnknown) {\n\t\tout.keep()", "	if st != nil {\n\t\tout.keep()", "^TestFaults$/journal_moved",
+	},
+	{
+		"segment: one that was retired before publishing is an error", "store/update.go",
+		"	if errors.Is(err, fs.ErrNotExist) {\n\t\t// The segment that h", "	if false {\n\t\t// The segment that h", "^TestSegmentRetiredBeforePublishing$",
+	},
+	{
+		"merge: a tombstone is dropped above the bottom", "store/compact.go",
+		"bottom: in.to == len(in.st.segments)}", "bottom: true}", "^TestMerge",
+	},
+	{
+		"merge: what expired is dropped above the bottom", "store/compact.go",
+		"		return encodeTombstone(string(r.key()), r.revision(), s.now), nil\n", "		continue\n", "^TestMerge",
+	},
+	{
+		"merge: published although an input is gone", "store/compact.go",
+		"ok = from >= 0 && to <= len(base.segments) && slices.Equal(base.segments[from:to], inputs)", "ok = from >= 0 && to <= len(base.segments)", "^TestMergeSegments$",
+	},
+	{
+		"move: a record that is newer than the one moved is removed", "store/compact.go",
+		"same := moved[0].revision() == r.revision()", "same := true", "^TestMoveJournal$",
+	},
+	{
+		"move: published although the journal was moved", "store/compact.go",
+		"	return left, len(moved) == 0", "	return left, true", "^TestMoveJournal$",
+	},
+	{
+		"move: published above segments that were not there", "store/compact.go",
+		"if len(in.st.segments) == 0 && len(base.segments) > 0 {", "if false {", "^TestMoveJournalAboveNewSegments$",
+	},
+	{
+		"move: a deletion leaves nothing where there are segments", "store/state.go",
+		"if len(v.segs) > 0 || !r.tombstone() && !r.expired(now) {", "if !r.tombstone() && !r.expired(now) {", "^TestMoveJournal$",
+	},
+	{
+		"move: the hard bound is not kept", "store/compact.go",
+		"if sizeOf(journal) <= s.bound.hard {", "if true {", "^TestHardBound$",
+	},
+	{
+		"merge: nobody waits for it", "store/update.go",
+		"	s.mergeFirst()\n", "", "^TestMergeFirst$",
+	},
+	{
+		"merge: MERGE is believed without end", "store/compact.go",
+		"if in == nil || err != nil && len(st.segments) < mergeAnyway {", "if in == nil || err != nil {", "^TestMergeAnyway$",
+	},
+	{
+		"retire: a segment above the lowest manifest", "store/retire.go",
+		"if ref.seq <= lowest.seq && !lowest.names(ref.id) {", "if !lowest.names(ref.id) {", "^TestRetireSegments$",
+	},
+	{
+		"retire: a segment that the newest manifest does not name", "store/retire.go",
+		"	lowest, err := s.lowestAncestor(&marked.header)\n", "	lowest, err := &marked.header, error(nil)\n", "^TestRetireSegments$",
+	},
+	{
+		"retire: a segment that an older manifest names", "store/retire.go",
+		"if ref.seq <= lowest.seq && !lowest.names(ref.id) {", "if ref.seq <= lowest.seq {", "^TestRetireSegments$",
+	},
+	{
+		"retire: an orphan says which segments go", "store/retire.go",
+		"case below.commit == a.commit:", "case below.seq == a.seq:", "^TestRetireSegments$",
+	},
 }
 
 // imports are added to the file of a mutant that needs them.
-var imports = map[string]string{"slices.Reverse": "slices"}
+var imports = map[string]string{}
 
 func main() {
 	want := ""

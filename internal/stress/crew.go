@@ -140,7 +140,7 @@ func (cr *crew) start(role string, slot, incarnation int) error {
 	p.mortal = cr.form == formHard && cr.KillShare > 0 && slot >= n-max(1, int(cr.KillShare*float64(n)+0.5))
 	j := job{
 		author: p.author, Seed: cr.Seed, Machines: cr.Machines, Protocol: cr.Protocol,
-		Store: cr.Store, History: cr.History, Network: cr.Network, Threads: 1, Timeout: cr.Timeout,
+		Store: cr.Store, History: cr.History, Network: cr.Network, Journal: cr.Journal, Threads: 1, Timeout: cr.Timeout,
 		Wait: cr.QuestionWait, Length: cr.Duration, Began: cr.began, ReadPause: cr.ReadPause,
 		Report: cr.progress != nil,
 	}

@@ -71,7 +71,7 @@ func openProtocol(j job) (protocol, error) {
 	case ProtocolStore:
 		// Every second reader opens for reading alone, and so cannot ask for a
 		// fresh snapshot; the others can.
-		return openStore(j.Store, j.Role == roleReader && j.Slot%2 == 0, j.Network)
+		return openStore(j.Store, j.Role == roleReader && j.Slot%2 == 0, j.Network, j.Journal)
 	case ProtocolNaive:
 		return openNaive(j.Store)
 	}

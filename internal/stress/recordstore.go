@@ -16,9 +16,9 @@ import (
 // what a reader and the judge see is what was on disk.
 type recordStore struct{ s *store.Store }
 
-func openStore(dir string, readOnly, network bool) (protocol, error) {
+func openStore(dir string, readOnly, network bool, journal int) (protocol, error) {
 	s, err := store.Open(dir, &store.Options{
-		ReadOnly: readOnly, Network: network, Codec: codec.Raw, Purpose: "recordctl stress",
+		ReadOnly: readOnly, Network: network, JournalSize: journal, Codec: codec.Raw, Purpose: "recordctl stress",
 	})
 	if err != nil {
 		return nil, err

@@ -233,8 +233,8 @@ func TestClaim(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer sn.Close()
-			if sn.Len() != 0 {
-				t.Errorf("%d records are left", sn.Len())
+			if n, err := sn.Len(); n != 0 || err != nil {
+				t.Errorf("%d records are left, %v", n, err)
 			}
 		})
 	}

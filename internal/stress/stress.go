@@ -71,6 +71,9 @@ type Config struct {
 	// Network makes the store take the careful path of network file systems,
 	// wherever it is. Snapshots may then be a little old.
 	Network bool
+	// Journal is the store's JournalSize, in bytes: the smaller, the more often
+	// records move to segments and these are merged. Zero: the default.
+	Journal int
 
 	// QuestionWait is the longest random wait in the first form. Zero: the
 	// first form is left out.

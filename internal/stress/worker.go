@@ -29,6 +29,7 @@ type job struct {
 	Store    string
 	History  string
 	Network  bool
+	Journal  int
 	Threads  int
 	Timeout  time.Duration
 	// Wait is the longest random wait of the first form.

@@ -1,0 +1,656 @@
+package store
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/recordstore/recordstore/internal/vfs"
+	"github.com/recordstore/recordstore/lockfile"
+)
+
+// This file moves records out of the journal into segments, and merges
+// segments. Both are one operation, rewrite: some of what a state holds is
+// written to a new segment, outside the lock, and then a manifest is published
+// that names it in place of what went into it. No record changes by that, and
+// nobody waits for it, but for the publishing, which is a commit like others.
+//
+// States that dying here can leave: a temporary file; a segment that no
+// manifest names, which retirement removes; or the new manifest.
+
+// How many segments there may be. One that is read is asked for its index, so
+// they are few; the file format allows maxSegments.
+const (
+	// growth says when segments are merged: an older one when it is not more
+	// than growth times as large as all newer ones of the merge together. So
+	// sizes grow by at least that factor from one to the next older, and what
+	// is merged with newer ones grows by half at least.
+	growth = 2
+	// mergeAnyway is the number of segments from which on a process merges
+	// though another one says that it does: that may be standing still.
+	mergeAnyway = 24
+	// waitForMerge is the number from which on a process merges before it
+	// commits anything more.
+	waitForMerge = 48
+	// patientMerge is the number below which a process that closes the store
+	// leaves a merge of much to others.
+	patientMerge = 12
+	// quickMerge is what is merged in some ten milliseconds, in bytes.
+	quickMerge = 4 << 20
+)
+
+// defaultJournal is the size in bytes at which the journal is moved into a
+// segment. docs/DESIGN.md has the measurements.
+const defaultJournal = 16 << 10
+
+// journalBound is how large the journal may get, in bytes.
+type journalBound struct {
+	soft int64 // from here on it is to be moved, by who crosses a quarter of soft
+	hard int64 // beyond, it is moved before anything is added
+}
+
+func boundOf(size int) journalBound {
+	soft := int64(defaultJournal)
+	if size > 0 {
+		soft = min(int64(size), maxManifestSize/16)
+	}
+	return journalBound{soft: soft, hard: 8 * soft}
+}
+
+// crossed tells whether whoever made the commit st, on top of base, is to tidy
+// up: his commit crossed a bound, or has written a segment. That one process
+// does so, and another one soon, should it die, needs no lock.
+func (b journalBound) crossed(base, st *state) bool {
+	step := max(b.soft/4, 1)
+	now := st.journalSize()
+	again := st.seq%64 == 0 // should whoever crossed it have died, and the journal not grow
+	return now >= b.soft && (again || base.journalSize()/step < now/step) || len(st.segments) > len(base.segments)
+}
+
+// journalSize returns the size of the journal in bytes.
+func (st *state) journalSize() int64 {
+	return st.size - headerSize - int64(len(st.ancestors))*ancestorSize - int64(len(st.segments))*segmentRefSize - checksumSize
+}
+
+// merging is what a Store needs for merging.
+type merging struct {
+	background context.Context // ends when Close is called
+	stop       context.CancelFunc
+	hurried    context.Context // ends closePatience after that
+	hurry      context.CancelFunc
+
+	mergeMu   sync.Mutex // protects mergeLock
+	mergeLock locker     // nil before the first merge
+}
+
+// closePatience is how long Close waits for LOCK so that this process's own
+// commits leave the journal as small as it is to be.
+const closePatience = time.Second
+
+func (m *merging) start() {
+	m.background, m.stop = context.WithCancel(context.Background())
+	m.hurried, m.hurry = context.WithCancel(context.Background())
+}
+
+// hurryUp lets what is under way come to its end soon.
+func (m *merging) hurryUp() {
+	m.stop()
+	time.AfterFunc(closePatience, m.hurry)
+}
+
+func (m *merging) close() error {
+	m.stop()
+	m.hurry()
+	m.mergeMu.Lock()
+	defer m.mergeMu.Unlock()
+	if m.mergeLock == nil {
+		return nil
+	}
+	return m.mergeLock.Close()
+}
+
+// publishChanges publishes the state that follows base, with the journal, or,
+// if the journal would be too large, with a segment in its place. That is the
+// one case in which a segment is written under LOCK: large values, updates of
+// many records, and the back-pressure should nobody get to move the journal.
+func (s *Store) publishChanges(base *state, h *header, journal []rec, lock *turn) (*state, error) {
+	if sizeOf(journal) <= s.bound.hard {
+		return s.publishState(base, h, journal, lock)
+	}
+	if len(h.segments) >= maxSegments {
+		return nil, fmt.Errorf("update %s: there are %d segments, the limit, and merging them did not succeed; see recordctl compact", s.dir, maxSegments)
+	}
+	out, err := s.writeSegment(base, &recSource{journal}, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer out.close()
+	if err := s.introduce(out, h, 0, 0); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, nil // swept as litter, so our state is old
+		}
+		return nil, err
+	}
+	st, err := s.publishState(base, h, nil, lock)
+	if st != nil || errors.Is(err, ErrUnknown) {
+		out.keep()
+	}
+	return st, err
+}
+
+// An output is a segment that has been written and flushed, and belongs to no
+// manifest yet.
+type output struct {
+	s    *Store
+	ref  segmentRef
+	file vfs.File
+	name string // its path; "" once a manifest may name it
+}
+
+// keep leaves the file where it is.
+func (o *output) keep() { o.name = "" }
+
+// close removes the file unless it is to be kept.
+func (o *output) close() {
+	if o == nil {
+		return
+	}
+	o.file.Close()
+	if o.name != "" {
+		o.s.sys.fs.Remove(o.name) // else it is swept later
+	}
+}
+
+// writeSegment writes what src yields to a temporary file and flushes it. If
+// that is nothing, the result is nil. check, if not nil, is asked now and then
+// whether to go on.
+func (s *Store) writeSegment(base *state, src source, check func() error) (_ *output, err error) {
+	r, err := src.next()
+	if r == nil || err != nil {
+		return nil, err
+	}
+	f, err := s.newTemp(base)
+	if err != nil {
+		return nil, err
+	}
+	out := &output{s: s, file: f, name: f.Name()}
+	defer func() {
+		if err != nil {
+			out.close()
+		}
+	}()
+	w := newSegmentWriter(f, base.store, newID(), s.sys.layout)
+	for n := 0; r != nil && err == nil; n++ {
+		if err = w.add(r); err == nil && check != nil && n%256 == 0 {
+			err = check()
+		}
+		if err == nil {
+			r, err = src.next()
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if out.ref, err = w.finish(); err != nil {
+		return nil, err
+	}
+	// It is on disk and never changes again.
+	if info, err := f.Stat(); err == nil {
+		_ = f.Chmod(info.Mode.Perm() &^ 0o222)
+	}
+	return out, nil
+}
+
+// introduce gives a segment the name under which h may introduce it, flushes
+// that, and lets h name it in place of its segments from one index to another.
+// It is flushed before h is published: others will build on h, and if our flush
+// failed after that, theirs would say nothing of the segment's name.
+func (s *Store) introduce(out *output, h *header, from, to int) error {
+	segments := slices.Clone(h.segments[:from])
+	if out != nil {
+		out.ref.seq = h.seq
+		name := s.path(out.ref.name())
+		if err := s.giveName(out.name, name); err != nil {
+			// Over a network the error may be that of a repeated request.
+			if there, lookErr := s.exists(name); lookErr != nil || !there {
+				return err
+			}
+		}
+		out.name = name
+		if err := s.sys.fs.SyncDir(s.dir); err != nil {
+			return err
+		}
+		segments = append(segments, out.ref)
+	}
+	h.segments = append(segments, h.segments[to:]...)
+	return nil
+}
+
+// An input is what of a state goes into one segment: its journal, or some
+// segments.
+type input struct {
+	st      *state
+	journal bool
+	from    int // index of the newest segment
+	to      int // after that of the oldest
+}
+
+// bytes returns the size of the input.
+func (in *input) bytes() int64 {
+	n := int64(0)
+	for _, ref := range in.st.segments[in.from:in.to] {
+		n += ref.size
+	}
+	if in.journal {
+		n += in.st.journalSize()
+	}
+	return n
+}
+
+// source yields what of the input is to be kept. What it leaves out nobody can see any more:
+// tombstones with nothing below them, the values of expired records.
+func (in *input) source() source {
+	m := newMerger()
+	if in.journal {
+		m.add(&recSource{in.st.view.journal})
+	}
+	for _, g := range in.st.view.segs[in.from:in.to] {
+		m.add(g.scan(""))
+	}
+	return &survivors{m: m, now: in.st.time, bottom: in.to == len(in.st.segments)}
+}
+
+// survivors yields what of a source is still needed at the time now.
+type survivors struct {
+	m      *merger
+	now    int64
+	bottom bool // there is nothing older
+}
+
+func (s *survivors) next() (rec, error) {
+	for {
+		r, err := s.m.next()
+		switch {
+		case r == nil || err != nil:
+			return nil, err
+		case !r.tombstone() && !r.expired(s.now):
+			return r, nil
+		case s.bottom:
+			continue
+		case r.tombstone():
+			return r, nil
+		}
+		return encodeTombstone(string(r.key()), r.revision(), s.now), nil
+	}
+}
+
+// place finds out where in base, which may be newer than the input's state, the
+// segment goes that the input became: in place of the segments from one index
+// to another. The journal that is left is returned. It reports false if the
+// segment is of no use any more. No input, nil, has its place everywhere.
+func (in *input) place(base *state) (from, to int, journal []rec, ok bool) {
+	if in == nil {
+		return 0, 0, base.view.journal, true
+	}
+	if in.journal {
+		if len(in.st.segments) == 0 && len(base.segments) > 0 {
+			// Tombstones were left out, as there was nothing below them.
+			return 0, 0, nil, false
+		}
+		journal, ok = without(base.view.journal, in.st.view.journal)
+		return 0, 0, journal, ok
+	}
+	inputs := in.st.segments[in.from:in.to]
+	from = slices.Index(base.segments, inputs[0])
+	to = from + len(inputs)
+	ok = from >= 0 && to <= len(base.segments) && slices.Equal(base.segments[from:to], inputs)
+	return from, to, base.view.journal, ok
+}
+
+// without returns the records of journal that moved, an older state of it,
+// does not contain in the same version. It reports false if the journal has
+// been moved since, so that segments may hold newer versions than moved. If it
+// has not, all of them are in the journal still, in that version or a newer
+// one: then what moved became belongs above all segments.
+func without(journal, moved []rec) (left []rec, ok bool) {
+	for _, r := range journal {
+		if len(moved) > 0 && string(moved[0].key()) == string(r.key()) {
+			same := moved[0].revision() == r.revision()
+			moved = moved[1:]
+			if same {
+				continue
+			}
+		}
+		left = append(left, r)
+	}
+	return left, len(moved) == 0
+}
+
+// rewrite turns the input into one segment. It reports false if that was in
+// vain, because others have changed what went into it.
+func (s *Store) rewrite(ctx context.Context, in *input) (bool, error) {
+	out, err := s.writeSegment(in.st, in.source(), ctx.Err)
+	if err != nil {
+		return false, err
+	}
+	defer out.close()
+	if ctx.Done() == nil { // it must be done, and yet not hang behind a LOCK that is never free
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, patience)
+		defer cancel()
+	}
+	st, err := s.replaceLocked(ctx, in, out, "merging")
+	if st == nil || err != nil {
+		return false, err
+	}
+	defer st.release()
+	if err := s.flush(st, false); err != nil {
+		return false, err
+	}
+	if in.bytes() >= retireBytes {
+		s.retireBelow(st, s.sys.keep)
+	} else {
+		s.retire(st)
+	}
+	return true, nil
+}
+
+// replaceLocked is replace, with LOCK.
+func (s *Store) replaceLocked(ctx context.Context, in *input, out *output, purpose string) (*state, error) {
+	temp := s.prepareTemp()
+	held, err := s.lock.Lock(ctx, cmp.Or(s.opts.Purpose, purpose))
+	if err != nil {
+		s.discard(temp)
+		return nil, err
+	}
+	lock := &turn{held, temp}
+	defer func() { s.discard(lock.temp) }()
+	defer unlock(lock)
+	return s.replace(in, out, lock)
+}
+
+// replace publishes the state in which the output is in the input's place. It
+// returns it acquired, or nil if there is no place any more.
+func (s *Store) replace(in *input, out *output, lock *turn) (st *state, err error) {
+	err = s.onNewest(func(base *state) (bool, error) {
+		if must, err := s.mustRecover(base); must || err != nil {
+			if err == nil {
+				err = s.recover(base, lock)
+			}
+			return false, err
+		}
+		from, to, journal, ok := in.place(base)
+		if !ok || len(base.segments) >= maxSegments && out != nil && from == to {
+			return true, nil
+		}
+		h := s.child(base)
+		h.lastRev = h.firstRev - 1
+		if err := s.introduce(out, h, from, to); err != nil {
+			if errors.Is(err, fs.ErrNotExist) {
+				return true, nil // swept as litter
+			}
+			return false, err
+		}
+		st, err = s.publishState(base, h, journal, lock)
+		if out != nil && (st != nil || errors.Is(err, ErrUnknown)) {
+			out.keep()
+		}
+		return st != nil, err
+	})
+	return st, err
+}
+
+// tidy moves the journal of st into a segment, and merges what is to be merged
+// then. An error is no update's: the journal stays where it is, and is moved by
+// the next commit that crosses a bound; the last bound is the writers'.
+func (s *Store) tidy(st *state) {
+	if st.journalSize() >= s.bound.soft {
+		// Not s.background: this is quick, and who closes the store waits for it.
+		if _, err := s.rewrite(s.hurried, &input{st: st, journal: true}); err != nil {
+			return
+		}
+	}
+	_ = s.merge(s.background)
+}
+
+// due returns what of st is to be merged, or nil: the newest run of segments of
+// which each older one is not too large for all newer ones of it.
+func due(st *state) *input {
+	segs := st.segments
+	for from := range segs {
+		to, sum := from+1, segs[from].size
+		for to < len(segs) && segs[to].size <= growth*sum {
+			sum += segs[to].size
+			to++
+		}
+		if to > from+1 {
+			return &input{st: st, from: from, to: to}
+		}
+	}
+	return nil
+}
+
+// merge merges segments until none are due, unless somebody else does: of those
+// who merge at the same time only one gets anywhere. What takes long ends with
+// ctx, unless there are many segments.
+func (s *Store) merge(ctx context.Context) error {
+	lock, err := s.tryMergeLock()
+	if lock != nil {
+		defer unlock(lock)
+	}
+	for {
+		st, newestErr := s.newest(s.hurried)
+		if newestErr != nil {
+			return newestErr
+		}
+		in := due(st)
+		if in == nil || err != nil && len(st.segments) < mergeAnyway {
+			st.release()
+			return err
+		}
+		end := ctx
+		switch {
+		case len(st.segments) >= patientMerge:
+			end = context.Background()
+		case in.bytes() < quickMerge:
+			end = s.hurried
+		}
+		_, rewriteErr := s.rewrite(end, in)
+		st.release()
+		if rewriteErr != nil {
+			return rewriteErr
+		}
+	}
+}
+
+// mergeFirst merges if there are so many segments that nothing else may be done
+// before: the back-pressure on those who write faster than others merge. It
+// waits a while for who merges already; that one may be standing still.
+func (s *Store) mergeFirst() {
+	for range maxSegments {
+		st := s.current()
+		if st == nil {
+			return
+		}
+		in := due(st)
+		if len(st.segments) < waitForMerge || in == nil {
+			st.release()
+			return
+		}
+		st.release()
+		if !s.mergeOnce() {
+			return // an error shows itself at the limit
+		}
+	}
+}
+
+// mergeOnce is one step of mergeFirst. It reports whether that was of any use.
+func (s *Store) mergeOnce() bool {
+	ctx, cancel := context.WithTimeout(s.hurried, closePatience)
+	defer cancel()
+	if s.openMerge() == nil {
+		if lock, err := s.mergeLock.Lock(ctx, cmp.Or(s.opts.Purpose, "merging")); err == nil {
+			defer unlock(lock)
+		}
+	}
+	st, err := s.newest(s.hurried)
+	if err != nil {
+		return false
+	}
+	defer st.release()
+	if in := due(st); in != nil && len(st.segments) >= waitForMerge {
+		_, err = s.rewrite(s.hurried, in)
+	}
+	return err == nil
+}
+
+// tryMergeLock takes MERGE, without waiting.
+func (s *Store) tryMergeLock() (heldLock, error) {
+	if err := s.openMerge(); err != nil {
+		return nil, err
+	}
+	return s.mergeLock.TryLock(cmp.Or(s.opts.Purpose, "merging"))
+}
+
+// openMerge opens MERGE, which gets LOCK's owner and permissions: who may write
+// may merge.
+func (s *Store) openMerge() error {
+	s.mergeMu.Lock()
+	defer s.mergeMu.Unlock()
+	if s.mergeLock != nil {
+		return nil
+	}
+	path := s.path(mergeName)
+	_, statErr := s.sys.fs.Lstat(path)
+	lock, err := s.sys.openLock(path, &lockfile.Options{Mode: s.opts.Mode})
+	if err != nil {
+		return err
+	}
+	if errors.Is(statErr, fs.ErrNotExist) {
+		if f, err := s.sys.fs.Open(path); err == nil {
+			_ = s.adopt(f, nil) // else some cannot merge, and leave it to others
+			f.Close()
+		}
+	}
+	s.mergeLock = lock
+	return nil
+}
+
+// Compact merges the journal and all segments into one segment, and removes
+// what is no longer needed: what was deleted, expired or overwritten then takes
+// no room any more. It is not needed for the store to work well: segments are
+// merged as they come. Readers and writers go on meanwhile.
+//
+// If another process merges, Compact waits for it. It needs room on the disk
+// for all records once more. On a local file system it then waits for a second,
+// in which readers may still open the old files; on a network file system the
+// old files stay for some minutes, until a later commit removes them.
+//
+// Errors are those of [Store.Update]; a context that ends leaves the store as
+// it was, or compacted in part.
+func (s *Store) Compact(ctx context.Context) error {
+	if err := s.compact(ctx); err != nil {
+		return fmt.Errorf("compact %s: %w", s.dir, err)
+	}
+	return nil
+}
+
+func (s *Store) compact(ctx context.Context) error {
+	switch {
+	case s.opts.ReadOnly:
+		return ErrReadOnly
+	case !s.queue.join():
+		return fs.ErrClosed
+	}
+	defer s.busy.Done()
+	ctx, cancel := context.WithCancel(ctx) // it waits for as long as its caller likes, see rewrite
+	defer cancel()
+	if err := s.openMerge(); err != nil {
+		return err
+	}
+	lock, err := s.mergeLock.Lock(ctx, cmp.Or(s.opts.Purpose, "compacting"))
+	if err != nil {
+		return err
+	}
+	err = s.compactLocked(ctx)
+	unlock(lock)
+	if err != nil {
+		return err
+	}
+	return s.retireAll(ctx)
+}
+
+// compactLocked moves the journal, then merges all segments. What others add
+// meanwhile is left.
+func (s *Store) compactLocked(ctx context.Context) error {
+	once := func(f func(st *state) *input) (bool, error) {
+		st, err := s.newest(ctx)
+		if err != nil {
+			return false, err
+		}
+		defer st.release()
+		in := f(st)
+		if in == nil {
+			return true, nil
+		}
+		return s.rewrite(ctx, in)
+	}
+	for _, step := range []func(st *state) *input{
+		func(st *state) *input {
+			if len(st.view.journal) == 0 {
+				return nil
+			}
+			return &input{st: st, journal: true}
+		},
+		func(st *state) *input {
+			if len(st.segments) == 0 {
+				return nil
+			}
+			return &input{st: st, to: len(st.segments)}
+		},
+	} {
+		for tries := 0; ; tries++ {
+			done, err := once(step)
+			if err != nil {
+				return err
+			}
+			if done {
+				break
+			}
+			if tries == 10 {
+				return errors.New("others have changed what was being merged, ten times over; try again when fewer write")
+			}
+		}
+	}
+	return nil
+}
+
+// retireAll waits until what is there may be retired, and retires it below a
+// new, empty commit.
+func (s *Store) retireAll(ctx context.Context) error {
+	if s.network.Load() {
+		return nil
+	}
+	t := time.NewTimer(s.keepAge())
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-t.C:
+	}
+	st, err := s.replaceLocked(ctx, nil, nil, "compacting")
+	if err != nil {
+		return err
+	}
+	defer st.release()
+	if err := s.flush(st, false); err != nil {
+		return err
+	}
+	s.retireBelow(st, 1)
+	return nil
+}
