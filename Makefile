@@ -2,7 +2,7 @@
 GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 BIN = $(CURDIR)/bin
 
-.PHONY: all test race lint fmt bench campaign mutants stress fuzz clean
+.PHONY: all test race lint fmt bench bench-peers bench-short campaign mutants stress fuzz clean
 
 all: test lint
 
@@ -25,6 +25,13 @@ $(BIN)/golangci-lint: Makefile
 bench: ## what one commit, 64 goroutines, a get and a snapshot cost
 	go test -run '^$$' -bench . -benchmem ./store ./lockfile
 
+BENCHFLAGS = -markdown bench/results.md -svg bench/results.svg
+bench-peers: ## the same work on SQLite, bbolt, LMDB, ...: needs a C compiler and sqlite3
+	cd bench && go run . -check $(subst bench/,,$(BENCHFLAGS))
+
+bench-short: ## the same, tiny: that it runs, and that nobody loses an update
+	cd bench && go vet ./... && go run . -short
+
 campaign: ## power losses and schedules, ten times as many as go test
 	RECORDSTORE_EFFORT=10 go test -v -run 'TestPowerLoss|TestSchedules|TestFaults' -timeout 60m ./store
 
@@ -39,6 +46,9 @@ fuzz:
 	go test -run '^$$' -fuzz FuzzMessagePack -fuzztime $(FUZZTIME) ./codec
 	go test -run '^$$' -fuzz FuzzJSON -fuzztime $(FUZZTIME) ./codec
 	go test -run '^$$' -fuzz FuzzManifest -fuzztime $(FUZZTIME) ./store
+	go test -run '^$$' -fuzz FuzzSegment -fuzztime $(FUZZTIME) ./store
+	go test -run '^$$' -fuzz FuzzExportedLine -fuzztime $(FUZZTIME) ./cmd/recordctl
+	go test -run '^$$' -fuzz FuzzImportedLine -fuzztime $(FUZZTIME) ./cmd/recordctl
 	go test -run '^$$' -fuzz FuzzContents -fuzztime $(FUZZTIME) ./lockfile
 
 clean:
