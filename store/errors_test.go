@@ -145,7 +145,7 @@ func TestDamagedNewest(t *testing.T) {
 			for _, d := range damages {
 				t.Run(d.name, func(t *testing.T) {
 					dir, path := storeWith(t, 3, tc.opts)
-					sys := realSystem()
+					sys := testSystem()
 					if tc.adapt != nil {
 						tc.adapt(&sys)
 					}
@@ -321,7 +321,7 @@ func TestNewerVersion(t *testing.T) {
 				dir, path := storeWith(t, 3, nil)
 				overwrite(t, path, tc.do(readFile(t, path)))
 				setMode(t, path, 0o644)
-				sys := realSystem()
+				sys := testSystem()
 				after(&sys)
 				before := filesOf(t, dir)
 				for _, opts := range []*Options{nil, {ReadOnly: true}} {
@@ -393,7 +393,7 @@ func TestFilesThatDoNotBelong(t *testing.T) {
 			seq, _ := parseManifestName(filepath.Base(newest))
 			above := filepath.Join(dir, manifestName(seq+1))
 			tc.put(t, newest, above)
-			_, err := open(dir, nil, realSystem())
+			_, err := open(dir, nil, testSystem())
 			_, putErr := old.Put(t.Context(), "k", 0)
 			for name, err := range map[string]error{"Open": err, "Put": putErr} {
 				if err == nil || tc.want != nil && !errors.Is(err, tc.want) || !strings.Contains(err.Error(), above) {
@@ -656,7 +656,7 @@ func TestPublishingUnsupported(t *testing.T) {
 	}
 	t.Run("neither", func(t *testing.T) {
 		dir := t.TempDir()
-		sys := realSystem()
+		sys := testSystem()
 		without(faultfs.OpRename, faultfs.OpLink)(&sys)
 		_, err := open(dir, &Options{Network: true}, sys)
 		if !errors.Is(err, ErrUnsafeDir) || !strings.Contains(err.Error(), dir) {

@@ -89,6 +89,9 @@ func (s *Store) makeSpare() {
 	if s.sys.noSpare || s.spare.file != nil || s.spare.row < spareRow || now.Sub(s.spare.wanted) > spareAge || s.ended.Load() {
 		return
 	}
+	if info, err := s.sys.fs.Lstat(s.dir); err != nil || info.ID != s.here.id {
+		return // not into a directory that has been put in the store's place
+	}
 	if f, err := s.newTemp(nil); err == nil {
 		s.spare.file, s.spare.made = f, now
 	}

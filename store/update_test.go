@@ -33,7 +33,7 @@ func testStore(t testing.TB, opts *Options, adapt func(*system)) *Store {
 
 func testOpen(t testing.TB, dir string, opts *Options, adapt func(*system)) *Store {
 	t.Helper()
-	sys := realSystem()
+	sys := testSystem()
 	if adapt != nil {
 		adapt(&sys)
 	}
@@ -108,6 +108,14 @@ func filesOf(t testing.TB, dir string) map[string]string {
 		out[e.Name()] = string(data)
 	}
 	return out
+}
+
+// testSystem is the real one, but that no temporary files are made ahead: a test
+// compares what is in the directory.
+func testSystem() system {
+	sys := realSystem()
+	sys.noSpare = true
+	return sys
 }
 
 func wantSameFiles(t testing.TB, dir string, before map[string]string) {
@@ -1232,7 +1240,7 @@ func TestNothingLeaks(t *testing.T) {
 	}
 	dir := filepath.Join(t.TempDir(), "s")
 	files, goroutines := descriptors(), runtime.NumGoroutine()
-	sys := realSystem()
+	sys := testSystem()
 	// It is about descriptors, so that nothing need be flushed.
 	sys.fs = &faultfs.Pretender{FS: sys.fs, Pretend: func(faultfs.Op) bool { return true }}
 	sys.keepAge = time.Nanosecond
