@@ -115,6 +115,8 @@ func (s *Store) lead(lock *turn) {
 			var err error
 			if lock, err = s.takeTurn(ctx, temp); err != nil {
 				if ctx.Err() == nil {
+					s.discard(temp)
+					temp = nil
 					refuse(s.take(), s.lockError(err))
 				}
 				continue // else all who waited have left; who came since waits anew
@@ -237,6 +239,7 @@ func (s *Store) commit(group []*request, lock *turn) *committedGroup {
 	if err == nil && g.published {
 		return g
 	}
+	s.discard(lock.take()) // before anybody is told that nothing was done
 	s.freeSlot()
 	if err != nil {
 		refuse(group, err)
