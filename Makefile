@@ -25,9 +25,9 @@ $(BIN)/golangci-lint: Makefile
 bench: ## what one commit, 64 goroutines, a get and a snapshot cost
 	go test -run '^$$' -bench . -benchmem ./store ./lockfile
 
-BENCHFLAGS = -markdown bench/results.md -svg bench/results.svg
+BENCHFLAGS = -markdown results.md -svg results.svg
 bench-peers: ## the same work on SQLite, bbolt, LMDB, ...: needs a C compiler and sqlite3
-	cd bench && go run . -check $(subst bench/,,$(BENCHFLAGS))
+	cd bench && go run . -check $(BENCHFLAGS)
 
 bench-short: ## the same, tiny: that it runs, and that nobody loses an update
 	cd bench && go vet ./... && go run . -short
