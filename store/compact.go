@@ -50,26 +50,33 @@ const defaultJournal = 16 << 10
 
 // journalBound is how large the journal may get, in bytes.
 type journalBound struct {
-	soft int64 // from here on it is to be moved, by who crosses a quarter of soft
+	soft int64 // from here on it is to be moved, by who crosses a quarter of it
+	wide int64 // the soft bound where commits are large; see commitsToMove
 	hard int64 // beyond, it is moved before anything is added
 }
 
+// commitsToMove is how many commits like the last one the journal is to have
+// room for, within the wide bound: for groups of many updates the soft one
+// would be a segment every other commit.
+const commitsToMove = 8
+
 func boundOf(size int) journalBound {
-	soft := int64(defaultJournal)
 	if size > 0 {
-		soft = min(int64(size), maxManifestSize/16)
+		soft := min(int64(size), maxManifestSize/16)
+		return journalBound{soft: soft, wide: soft, hard: 8 * soft}
 	}
-	return journalBound{soft: soft, hard: 8 * soft}
+	return journalBound{soft: defaultJournal, wide: 4 * defaultJournal, hard: 8 * defaultJournal}
 }
 
 // crossed tells whether whoever made the commit st, on top of base, is to tidy
 // up: his commit crossed a bound, or has written a segment. That one process
 // does so, and another one soon, should it die, needs no lock.
 func (b journalBound) crossed(base, st *state) bool {
-	step := max(b.soft/4, 1)
-	now := st.journalSize()
+	before, now := base.journalSize(), st.journalSize()
+	bound := max(b.soft, min(commitsToMove*(now-before), b.wide))
+	step := max(bound/4, 1)
 	again := st.seq%64 == 0 // should whoever crossed it have died, and the journal not grow
-	return now >= b.soft && (again || base.journalSize()/step < now/step) || len(st.segments) > len(base.segments)
+	return now >= bound && (again || before/step < now/step) || len(st.segments) > len(base.segments)
 }
 
 // journalSize returns the size of the journal in bytes.

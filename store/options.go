@@ -36,8 +36,9 @@ type Options struct {
 	Purpose string
 	// JournalSize is how many bytes of records a manifest holds before they
 	// are moved into a segment. Every commit writes them anew, and a segment
-	// is one more file for readers to look into. The default, 0, is 16 KiB;
-	// it should be the same for all processes.
+	// is one more file for readers to look into. The default, 0, is 16 KiB,
+	// and up to 64 KiB where groups of many updates are committed; it should
+	// be the same for all processes.
 	JournalSize int
 	// CacheSize bounds the memory in which parts of segments are kept for
 	// reading, in bytes. The default, 0, is 16 MiB; a negative size keeps

@@ -10,22 +10,27 @@ import (
 
 // A request is one call of Update, on its way through a group commit.
 //
-// The function runs on its caller's goroutine, when its turn comes. So a
-// panic in it unwinds its caller's stack and nobody else's, and it may end
-// its goroutine (as a test's FailNow does) without taking the group with it.
+// The functions of a group run one after the other on a goroutine of the
+// group's: to wake each caller for his would take longer than most of them do.
+// Only a function that panics there, or ends the goroutine (as a test's FailNow
+// does), is run again by its caller. So a panic unwinds its caller's stack and
+// nobody else's, and nobody takes the group with him.
 type request struct {
 	fn   func(*Tx) error
 	idle bool // it changes nothing, for sure
-	own  bool // its caller leads, so that its turn is on the leader's goroutine
+	own  bool // its caller leads, and runs it himself
 
-	turn chan *Tx     // capacity 1: the leader's call to run fn
-	ran  chan error   // capacity 1: what came of it
-	done chan outcome // capacity 1: the answer
+	said chan word  // capacity 1: the leader's call to run fn, and the answer
+	ran  chan error // capacity 1: what came of such a call
+
+	calling sync.Mutex // held while the group's goroutine runs fn
+	unruly  bool       // fn has panicked or ended the goroutine: it is for the caller to run
 
 	mu    sync.Mutex // protects phase, and what begin resets
 	phase phase
 
-	// Set by the leader while it is not the phase committing:
+	// Set by the leader, or the group's goroutine, while it is not the phase
+	// committing:
 	failed  error    // fn's error in its last run
 	rev     Revision // this update's, or that of the state it saw
 	changed bool
@@ -37,7 +42,8 @@ type phase int
 
 const (
 	queued     phase = iota
-	running          // it is the caller's turn
+	called           // the group's goroutine runs its function
+	running          // it is the caller's turn to run it
 	ran              // its changes, if any, wait for the group to be published
 	committing       // they are being published: who leaves now does not know their fate
 	answered         // there is an answer
@@ -49,6 +55,13 @@ type outcome struct {
 	rev Revision
 	st  *state // the state that the answer speaks of, acquired; nil with an error
 	err error
+}
+
+// A word is what a leader says to a caller: that he is to run his function, on
+// tx, or else the answer.
+type word struct {
+	tx *Tx
+	outcome
 }
 
 // errLeft is the result of a function whose caller panicked, exited or left.
@@ -66,16 +79,16 @@ func (r *request) move(from, to phase) bool {
 	return true
 }
 
-// begin makes it the caller's turn, for the first time or again, and forgets
+// begin makes it the function's turn, for the first time or again, and forgets
 // what came of an earlier one. It reports false if the caller has left.
-func (r *request) begin(seen Revision) bool {
+func (r *request) begin(p phase, seen Revision) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.rev, r.changed, r.failed = seen, false, nil
 	if r.phase == gone {
 		return false
 	}
-	r.phase = running
+	r.phase = p
 	return true
 }
 
@@ -101,6 +114,25 @@ func (r *request) isGone() bool {
 // waits tells whether the caller waits for an answer.
 func (r *request) waits() bool { return !r.isGone() }
 
+// try runs the function on the group's goroutine. If it does not return, the
+// request is unruly from then on, and the caller may leave.
+func (r *request) try(begin func() *Tx) (tx *Tx, err error) {
+	r.calling.Lock()
+	defer r.calling.Unlock()
+	if tx = begin(); tx == nil {
+		return nil, nil
+	}
+	r.unruly = true
+	defer func() {
+		_ = recover() // the caller will meet it himself
+		tx.over = true
+		r.move(called, ran)
+	}()
+	err = r.fn(tx)
+	r.unruly = false
+	return tx, err
+}
+
 // call runs the function on the caller's goroutine.
 func (r *request) call(tx *Tx) {
 	returned := false
@@ -122,18 +154,21 @@ func (r *request) call(tx *Tx) {
 func (s *Store) wait(ctx context.Context, r *request) outcome {
 	for {
 		select {
-		case tx := <-r.turn:
-			r.call(tx)
+		case w := <-r.said:
+			if w.tx == nil {
+				return w.outcome
+			}
+			r.call(w.tx)
 			continue
-		case out := <-r.done:
-			return out
 		case <-ctx.Done():
 		}
+		r.calling.Lock() // nobody leaves while his function runs
+		r.calling.Unlock()
 		switch {
 		case s.leave(r), r.move(ran, gone):
 			return outcome{err: s.timedOut(ctx)}
 		case r.move(running, gone): // the leader has called, and must be told
-			<-r.turn
+			<-r.said
 			r.ran <- errLeft
 			return outcome{err: s.timedOut(ctx)}
 		}
@@ -158,7 +193,7 @@ func (r *request) answer(out outcome) {
 		out.st.acquire() // cannot fail: who answers holds one
 	}
 	r.phase = answered
-	r.done <- out
+	r.said <- word{outcome: out}
 }
 
 // queue is where the updates of a process wait for one another. While there

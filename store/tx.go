@@ -97,7 +97,7 @@ func (tx *Tx) Delete(key string) error {
 	if r, err := tx.find(key); r == nil {
 		return fmt.Errorf("delete %q: %w", key, cmp.Or(err, ErrNotFound))
 	}
-	tx.own[key] = encodeTombstone(key, tx.rev, tx.now)
+	tx.write(key, encodeTombstone(key, tx.rev, tx.now))
 	return nil
 }
 
@@ -220,8 +220,15 @@ func (tx *Tx) put(w *write) error {
 	if tx.over {
 		return ErrTxDone
 	}
-	tx.own[w.key] = encodeRec(w.key, w.codec, w.data, tx.rev, tx.now, w.opts.expiry(tx.now))
+	tx.write(w.key, encodeRec(w.key, w.codec, w.data, tx.rev, tx.now, w.opts.expiry(tx.now)))
 	return nil
+}
+
+func (tx *Tx) write(key string, r rec) {
+	if tx.own == nil {
+		tx.own = changes{}
+	}
+	tx.own[key] = r
 }
 
 // expiry returns when a record expires that is written at now, in nanoseconds

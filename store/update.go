@@ -21,12 +21,14 @@ import (
 // that of the state it saw.
 //
 // An error from fn is returned as it is, and nothing is changed; so it is
-// when fn panics or ends its goroutine. fn holds up all other writers while
-// it runs, in every process. It may run more than once, each time on a newer
-// state, and only the last run counts: it must have no effects but on tx and
-// on variables that it sets anew in each run. fn must not call what takes the
-// same store's LOCK (Update and all that write, FreshSnapshot, Sync), nor
-// Close: it would wait for itself, until its context ends.
+// when fn panics or ends its goroutine. fn holds up all other writers while it
+// runs, in every process. It may run more than once, each time on a newer state,
+// and only the last run counts: it must have no effects but on tx and on
+// variables that it sets anew in each run. It may run on another goroutine than
+// the caller's, who waits meanwhile; if it panics or ends that one, it runs once
+// more on the caller's. fn must not call what takes the same store's LOCK
+// (Update and all that write, FreshSnapshot, Sync), nor Close: it would wait for
+// itself, until its context ends.
 //
 // A context that ends while Update waits ends the waiting, and nothing is
 // changed; the error is then a *lockfile.HeldError that says who holds LOCK,
@@ -70,7 +72,7 @@ func (s *Store) enqueue(ctx context.Context, r *request) outcome {
 	case ctx.Err() != nil:
 		return outcome{err: context.Cause(ctx)}
 	}
-	r.turn, r.ran, r.done = make(chan *Tx, 1), make(chan error, 1), make(chan outcome, 1)
+	r.said = make(chan word, 1)
 	lead, ok := s.enter(r)
 	switch {
 	case !ok:
@@ -168,7 +170,7 @@ func (s *Store) leadItself(ctx context.Context, r *request) outcome {
 	}
 	g := s.commitAlone(r, lock)
 	if g == nil {
-		return <-r.done
+		return (<-r.said).outcome
 	}
 	err = s.settle(g)
 	if err == nil && s.hasChores(g) {
@@ -176,7 +178,7 @@ func (s *Store) leadItself(ctx context.Context, r *request) outcome {
 	} else {
 		s.tidyUp(g, err)
 	}
-	return <-r.done
+	return (<-r.said).outcome
 }
 
 // commitAlone commits the caller's own request. It returns nil if there is
@@ -456,30 +458,82 @@ func (s *Store) mustRecover(base *state) (bool, error) {
 	return err == nil && !info.Marked(), err
 }
 
-// runAll lets everybody of the group run its function, in order, each on what
-// those before it made of base. It returns all changes together.
+// A groupRun runs the functions of a group, in order, each on what those before
+// it made of base.
+type groupRun struct {
+	s    *Store
+	base *state
+	h    *header    // its last revision is that of the last change so far
+	rest []*request // whose turn has not come yet
+	top  changes    // of all that have had it
+}
+
+// runAll runs the functions of a group. It returns all changes together.
 func (s *Store) runAll(group []*request, base *state, h *header) changes {
-	top := changes{}
-	seen := base.lastRev
 	h.lastRev = h.firstRev - 1
-	for _, r := range group {
-		if !r.begin(seen) {
+	g := &groupRun{s: s, base: base, h: h, rest: group}
+	for len(g.rest) > 0 {
+		if r := g.rest[0]; r.own || r.unruly {
+			g.byCaller(r)
 			continue
 		}
-		tx := &Tx{s: s, base: base, below: top, own: changes{}, now: h.time, rev: h.lastRev + 1}
-		if r.own {
-			r.call(tx)
-		} else {
-			r.turn <- tx
-		}
-		if r.failed = <-r.ran; r.failed == nil && len(tx.own) > 0 {
-			maps.Copy(top, tx.own)
-			h.lastRev = tx.rev
-			seen = tx.rev
-			r.rev, r.changed = tx.rev, true
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended) // also if a function ends the goroutine
+			g.byGroup()
+		}()
+		<-ended
+	}
+	return g.top
+}
+
+// byGroup runs functions until one has not returned.
+func (g *groupRun) byGroup() {
+	for len(g.rest) > 0 && !g.rest[0].unruly {
+		r := g.rest[0]
+		tx, err := r.try(func() *Tx { return g.begin(r, called) })
+		if !r.unruly {
+			g.end(r, tx, err)
 		}
 	}
-	return top
+}
+
+// byCaller has the caller run his function. Who leads does not call himself.
+func (g *groupRun) byCaller(r *request) {
+	tx := g.begin(r, running)
+	if tx == nil {
+		g.end(r, nil, nil)
+		return
+	}
+	r.ran = make(chan error, 1)
+	if r.own {
+		r.call(tx)
+	} else {
+		r.said <- word{tx: tx}
+	}
+	g.end(r, tx, <-r.ran)
+}
+
+// begin returns what r's function is to work on, or nil if its caller has left.
+func (g *groupRun) begin(r *request, p phase) *Tx {
+	if !r.begin(p, g.h.lastRev) {
+		return nil
+	}
+	return &Tx{s: g.s, base: g.base, below: g.top, now: g.h.time, rev: g.h.lastRev + 1}
+}
+
+// end takes what r's function has changed.
+func (g *groupRun) end(r *request, tx *Tx, err error) {
+	g.rest = g.rest[1:]
+	if r.failed = err; err == nil && tx != nil && len(tx.own) > 0 {
+		if len(g.top) == 0 {
+			g.top = tx.own
+		} else {
+			maps.Copy(g.top, tx.own)
+		}
+		g.h.lastRev = tx.rev
+		r.rev, r.changed = tx.rev, true
+	}
 }
 
 // passNoReturn passes the point after which who leaves does not know the fate
@@ -610,13 +664,16 @@ func (s *Store) recordPublisher(lock *turn) {
 func (s *Store) flush(st *state, next bool) error {
 	f := st.file
 	named := make(chan error, 1)
-	s.busy.Add(1)
+	s.busy.Add(2)
 	go func() {
 		defer s.busy.Done()
-		named <- s.sys.fs.SyncDir(s.dir)
 		if next {
 			s.makeSpare()
 		}
+	}()
+	go func() {
+		defer s.busy.Done()
+		named <- s.sys.fs.SyncDir(s.dir)
 	}()
 	var err error
 	if !st.network { // there, the file was flushed before it was published
