@@ -130,36 +130,37 @@ var self = sync.OnceValue(func() Holder {
 	return Holder{PID: os.Getpid(), Host: host, Command: filepath.Base(os.Args[0])}
 })
 
-func encodeHeader() []byte {
+func encodeHeader(m Mechanism) []byte {
 	b := make([]byte, headerSize)
 	copy(b, magic)
 	le.PutUint16(b[8:], version)
-	le.PutUint16(b[10:], mechanism)
+	le.PutUint16(b[10:], uint16(m))
 	le.PutUint32(b[headerSum:], crc32c.Checksum(b[:headerSum]))
 	return b
 }
 
-// checkHeader checks the contents of a lock file, from its start. It reports adopt
-// if there is no header, and none is in the way of one: the file is new, or was
-// truncated, or lost its contents with the power.
-func checkHeader(b []byte) (adopt bool, err error) {
+// checkHeader checks the contents of a lock file, from its start, and returns the
+// mechanism that it is used with: Auto if there is no header, and none is in the way
+// of one. Then the file is new, or was truncated, or lost its contents with the power.
+func checkHeader(b []byte) (Mechanism, error) {
 	head := make([]byte, headerSize)
 	copy(head, b)
+	m := Mechanism(le.Uint16(head[10:]))
 	switch {
 	case vacant(b):
-		return true, nil
+		return Auto, nil
 	case !bytes.HasPrefix(head, []byte(magic)):
-		return false, ErrNotLockFile
+		return 0, ErrNotLockFile
 	case le.Uint32(head[headerSum:]) != crc32c.Checksum(head[:headerSum]):
-		return false, fmt.Errorf("%w: its header is damaged", ErrNotLockFile)
+		return 0, fmt.Errorf("%w: its header is damaged", ErrNotLockFile)
 	case le.Uint16(head[8:]) != version:
-		return false, fmt.Errorf("%w: its format is version %d, and this program knows version %d",
+		return 0, fmt.Errorf("%w: its format is version %d, and this program knows version %d",
 			ErrIncompatible, le.Uint16(head[8:]), version)
-	case le.Uint16(head[10:]) != mechanism:
-		return false, fmt.Errorf("%w: it is in use with locks of kind %d, which do not exclude this system's, of kind %d",
-			ErrIncompatible, le.Uint16(head[10:]), mechanism)
+	case m == Auto || int(m) >= len(mechanismNames):
+		return 0, fmt.Errorf("%w: it is used with locks of kind %d, which this program does not know",
+			ErrIncompatible, m)
 	}
-	return false, nil
+	return m, nil
 }
 
 // vacant reports whether a header can be written in front of b without damage to
@@ -172,7 +173,11 @@ func vacant(b []byte) bool {
 	}
 	full := make([]byte, fileSize)
 	copy(full, b)
-	for i, c := range encodeHeader()[:headerSum+4] {
+	m := Mechanism(le.Uint16(full[10:]))
+	if int(m) >= len(mechanismNames) {
+		m = Auto // which no header says
+	}
+	for i, c := range encodeHeader(m)[:headerSum+4] {
 		if full[i] != c {
 			break
 		}
@@ -194,13 +199,19 @@ func vacant(b []byte) bool {
 func encodeHolder(h Holder) []byte {
 	b := make([]byte, holderSize)
 	copy(b, holderMagic)
-	le.PutUint64(b[8:], uint64(h.Since.UnixNano()))
 	le.PutUint32(b[16:], uint32(h.PID))
 	putText(b[96:160], h.Host)
 	putText(b[160:224], h.Command)
-	putText(b[224:480], h.Purpose)
-	le.PutUint32(b[4:], crc32c.Checksum(b[8:]))
+	updateHolder(b, h.Purpose, h.Since)
 	return b
+}
+
+// updateHolder changes what differs between the records of a process.
+func updateHolder(b []byte, purpose string, since time.Time) {
+	le.PutUint64(b[8:], uint64(since.UnixNano()))
+	clear(b[224:480])
+	putText(b[224:480], purpose)
+	le.PutUint32(b[4:], crc32c.Checksum(b[8:]))
 }
 
 // decodeHolder reports false if b is empty, torn, or of a kind that is not known:

@@ -28,8 +28,8 @@ func TestHolderRecord(t *testing.T) {
 // TestLayout holds the layout to what its documentation says, byte by byte.
 func TestLayout(t *testing.T) {
 	header := []byte("\x8aRSLOCK\n\x01\x00")
-	if got := encodeHeader(); len(got) != 32 || !bytes.HasPrefix(got, header) ||
-		le.Uint16(got[10:]) != mechanism || le.Uint32(got[12:]) != sum(got[:12]) {
+	if got := encodeHeader(Flock); len(got) != 32 || !bytes.HasPrefix(got, header) ||
+		le.Uint16(got[10:]) != 2 || le.Uint32(got[12:]) != sum(got[:12]) {
 		t.Errorf("header %x", got)
 	}
 	b := encodeHolder(Holder{PID: 0x01020304, Host: "h", Command: "c", Purpose: "p", Since: time.Unix(0, 0x1122334455667788)})
@@ -55,13 +55,13 @@ func TestLayout(t *testing.T) {
 }
 
 func FuzzContents(f *testing.F) {
-	f.Add(encodeHeader())
-	f.Add(append(encodeHeader(), encodeHolder(Holder{PID: 1})...))
+	f.Add(encodeHeader(OFD))
+	f.Add(append(encodeHeader(OFD), encodeHolder(Holder{PID: 1})...))
 	f.Add([]byte("text"))
 	f.Add(make([]byte, fileSize))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if adopt, err := checkHeader(b); adopt && err != nil {
-			t.Errorf("adopted with %v", err)
+		if m, err := checkHeader(b); int(m) >= len(mechanismNames) || m != Auto && err != nil {
+			t.Errorf("%v, %v", m, err)
 		}
 		full := append(bytes.Clone(b), make([]byte, fileSize)...)[:fileSize]
 		if h, ok := decodeHolder(full[holderOffset:][:holderSize]); ok {

@@ -25,15 +25,16 @@
 //     of lock.
 //   - Waiters are told who is in their way: a wait that ends without the lock
 //     returns a [HeldError] that names the holder, if he is known.
-//   - The lock file is never removed and never truncated. After locking, the device
+//   - The lock file is never truncated, and never removed but by the Open that creates
+//     it and cannot give it the group or mode asked for. After locking, the device
 //     and inode of what was locked are compared with those the path names, so that
 //     processes agree on one file even when someone has replaced it.
 //   - A file that is not a lock file is refused, and not a byte of it is changed.
 //
 // # Order
 //
-// On Linux waiters queue: the lock goes to waiters in the order in which their
-// Files joined the queue, across processes. A File is in the queue once, on behalf
+// With [OFD], the default on Linux, waiters queue: the lock goes to them in the order
+// in which their Files joined the queue, across processes. A File is in the queue once, on behalf
 // of its first waiter, and serves its own waiters in the order in which they came;
 // so a process with a hundred waiting goroutines gets no more turns than one with
 // a single one. A waiter who gives up is out of the way at once. His place goes to
@@ -46,8 +47,15 @@
 // the reverse. The queue is a matter of politeness only. Exclusion does not depend
 // on it, and a damaged queue puts itself right.
 //
-// Elsewhere the order is the kernel's, which promises none; there a stream of
-// readers in other processes can keep a writer waiting.
+// With [Flock], the default on macOS, there is a turnstile instead of the queue, a
+// second file: whoever wants the lock, to share it or not, waits for his turn there,
+// and one at a time waits for the lock itself. So no stream of readers starves a
+// writer, nor the reverse; but among those who wait for their turn the order is the
+// kernel's, which promises none. Where the turnstile can be neither opened nor
+// created, as without write permission on the directory, all order is the kernel's.
+//
+// With Options.NoQueue all order is the kernel's, and a stream of readers in other
+// processes can keep a writer waiting.
 //
 // # What is not guaranteed
 //
@@ -72,15 +80,19 @@
 //
 // # Platforms
 //
-//	system               mechanism                    order   Holder after a death
-//	Linux 3.15 or later  open-file-description locks  FIFO    nobody
-//	macOS                flock(2)                     kernel  may name the dead process
-//	others               does not compile
+//	mechanism  what it is                   systems              order      Holder after a death
+//	OFD        open-file-description locks  Linux 3.15 or later  FIFO       nobody
+//	Flock      flock(2)                     Linux                turnstile  nobody, or may name the dead process
+//	                                        macOS                turnstile  may name the dead process
+//
+// Elsewhere the package does not compile. On Linux it can be told for Flock that the
+// holder is dead on ext4, XFS, F2FS and tmpfs, outside of containers.
 //
 // The mechanisms do not exclude one another, so the file says which one it is used
-// with, and a process that would use another gets [ErrIncompatible].
+// with. A File that was asked for no mechanism in particular uses that one; one that
+// was asked for another, or a system that has no such locks, gets [ErrIncompatible].
 //
-// On Linux a program that locks the whole file with fcntl(2) locks, such as
+// With OFD, a program that locks the whole file with fcntl(2) locks, such as
 // flock(1) with --fcntl, excludes the users of this package and is excluded by
 // them. It is not in the queue, and gets the lock when nobody is waiting. While it
 // has the lock, no holder is named.
@@ -121,7 +133,8 @@ var (
 	ErrNotLockFile = errors.New("not a lock file")
 
 	// ErrIncompatible is reported when a lock file is in use with a later version
-	// of this package, or with a mechanism that this system does not use.
+	// of this package, or with another mechanism than was asked for or than this
+	// system supports.
 	ErrIncompatible = errors.New("incompatible lock file")
 
 	// ErrCorrupt is reported by ReadData when the application's bytes do not match
@@ -170,13 +183,36 @@ func (e *HeldError) Unwrap() []error {
 // Options says how [Open] opens a lock file. The zero value, and nil, mean the
 // defaults.
 type Options struct {
-	// Mode is the permission bits of the file if Open creates it, before the
+	// Mechanism is what the lock is made of. The default, Auto, leaves that to the
+	// file.
+	Mechanism Mechanism
+
+	// Mode is the permission bits of the file if Open creates it, whatever the
 	// umask. Who is to take the lock needs read and write permission; who is only
-	// to see who holds it needs read permission. The default is 0o666.
+	// to see who holds it needs read permission. The default, 0, is 0o666 less the
+	// umask.
 	Mode fs.FileMode
+
+	// Group is the group id of the file if Open creates it. If it cannot be given
+	// to that group, Open fails, and the file is removed unless somebody else has
+	// opened it meanwhile. The default, nil, leaves the group to the system.
+	Group *int
 
 	// NoCreate makes a missing file an error that wraps fs.ErrNotExist.
 	NoCreate bool
+
+	// NoQueue makes waiters wait where they do not queue, and tries succeed though
+	// others wait. Taking the lock costs less, and the order is the kernel's, which
+	// promises none: someone may wait long. All the Files of a lock file should
+	// agree on this. If some do not, they exclude each other all the same, but those
+	// that queue have no precedence over those that do not.
+	NoQueue bool
+
+	// NoRecord leaves out the record of the holder, which makes taking and releasing
+	// the lock cost two system calls less. Nobody can then see who holds the lock.
+	// A record that somebody left who died is cleared when the File first takes the
+	// lock; left later, it is shown until somebody writes another.
+	NoRecord bool
 }
 
 // A File is an open lock file, from which locks are obtained.
@@ -187,13 +223,13 @@ type Options struct {
 // exclude each other, but the race detector cannot see that they do.
 //
 // A File keeps two to four file descriptors, none of which a child process
-// inherits, and one more for each group of shared locks that it holds at a time.
-// A process that ends without closing it leaves nothing behind but the file.
+// inherits, and one more for each group of shared locks that it holds at a time;
+// twice as many with [Flock] and a queue. A process that ends without closing it
+// leaves nothing behind but the file, and the turnstile of [Flock].
 type File struct {
-	name     string // as given to Open
-	path     string // absolute, so that os.Chdir does not change what is compared
-	mode     fs.FileMode
-	noCreate bool
+	name string // as given to Open
+	path string // absolute, so that os.Chdir does not change what is compared
+	opts Options
 
 	looking sync.Mutex // at most one waiter at a time finds out who holds the lock
 
@@ -217,8 +253,9 @@ type acquirer struct {
 //
 // Open refuses with an error symbolic links and everything else that is not a
 // regular file, files that this package did not write ([ErrNotLockFile]), and lock
-// files in use with a mechanism or format that this system does not use
-// ([ErrIncompatible]). The directory must exist. In a directory on which it has
+// files in use with a mechanism that was not asked for, or a mechanism or format that
+// this system does not use ([ErrIncompatible]). A mechanism that this system does not
+// support is an error that wraps errors.ErrUnsupported. The directory must exist. In a directory on which it has
 // no write permission Open opens a file that is there. Other errors are those of
 // the operating system, as *fs.PathError.
 func Open(path string, opts *Options) (*File, error) {
@@ -229,9 +266,13 @@ func Open(path string, opts *Options) (*File, error) {
 	if err != nil {
 		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
-	f := &File{name: path, path: abs, mode: opts.Mode.Perm(), noCreate: opts.NoCreate}
-	if opts.Mode == 0 {
-		f.mode = 0o666
+	f := &File{name: path, path: abs, opts: *opts}
+	if opts.Group != nil {
+		group := *opts.Group // the caller's may change
+		f.opts.Group = &group
+	}
+	if err := opts.Mechanism.check(); err != nil {
+		return nil, f.error("open", err)
 	}
 	h, err := f.open()
 	if err != nil {
@@ -286,8 +327,9 @@ func (f *File) TryRLock(purpose string) (*Lock, error) {
 // does, or if the holder is not recorded, or not yet. It neither takes nor delays
 // the lock, and is out of date as soon as it returns.
 //
-// With flock(2) there is no way to ask whether a lock is held without taking it:
-// there Holder reports what the file says, and may name a process that has died.
+// A lock of flock(2) can be seen on Linux only, and there not everywhere. Where it
+// cannot, Holder reports what the file says, and may name a process that has died.
+// With Options.NoRecord nobody is named.
 func (f *File) Holder() (Holder, bool, error) {
 	if err := f.checkOpen("inspect"); err != nil {
 		return Holder{}, false, err

@@ -43,35 +43,54 @@ import (
 //
 // What waits for what: the gate is held while nothing is waited for, a ticket while
 // waiting for lower ones. So there is no cycle, and no deadlock.
+//
+// With Options.NoQueue only byte 0 is ever locked, by those who try and by those who
+// wait. Some may do so and others queue, as both kinds have the lock only with byte 0.
+// Who does not queue waits for that byte with nothing locked, and so cannot be part
+// of a cycle. To those who queue he is a holder like any other, or, while he waits,
+// nobody: he has no ticket, they do not wait behind him, and they keep their order
+// among themselves. But he does not wait behind them either. Whenever the lock is
+// released, the first of the queue and all who wait without one are woken, the
+// first to run has it, and who comes at that moment and does not queue may be
+// quicker than all of them. So neither kind is shut out, but nobody is promised a
+// turn either: who releases the lock and takes it again at once, without the queue,
+// passes everyone, until the kernel happens to run another in between.
 
-const mechanism = 1
+func init() { mechanisms[OFD] = func(h *handle) locker { return &ofd{h: h, queue: !h.opts.NoQueue} } }
 
 const (
 	gate       = 1 << 62
 	ticketStep = 2
 )
 
-// place is a place in the queue.
-type place struct {
+type ofd struct {
+	h     *handle
+	queue bool
+
+	// The place in the queue. Protected by File.mu once the handle is parked.
 	turn   int64 // await waits for those before this ticket
 	ticket int64 // the ticket that is locked; 0 if it has been given up
 }
 
 // setlk locks or unlocks n bytes from start, n = 0 being all. If it cannot without
 // waiting, it returns errBusy or waits.
-func (h *handle) setlk(typ int16, start, n int64, wait bool) error {
+func setlk(fd int, typ int16, start, n int64, wait bool) error {
 	cmd := unix.F_OFD_SETLK
 	if wait {
 		cmd = unix.F_OFD_SETLKW
 	}
 	err := ignoringEINTR(func() error {
 		lk := unix.Flock_t{Type: typ, Whence: io.SeekStart, Start: start, Len: n}
-		return unix.FcntlFlock(uintptr(h.fd), cmd, &lk)
+		return unix.FcntlFlock(uintptr(fd), cmd, &lk)
 	})
 	if !wait && (err == unix.EAGAIN || err == unix.EACCES) {
 		return errBusy
 	}
 	return err
+}
+
+func (l *ofd) setlk(typ int16, start, n int64, wait bool) error {
+	return setlk(l.h.fd, typ, start, n, wait)
 }
 
 func lockType(shared bool) int16 {
@@ -82,50 +101,59 @@ func lockType(shared bool) int16 {
 }
 
 // attempt takes the lock if nobody has it or waits for it.
-func (h *handle) attempt(shared bool) error {
-	if err := h.setlk(lockType(shared), 0, gate+1, false); err != nil {
+func (l *ofd) attempt(shared bool) error {
+	if !l.queue {
+		return l.setlk(lockType(shared), 0, 1, false)
+	}
+	if err := l.setlk(lockType(shared), 0, gate+1, false); err != nil {
 		return err
 	}
-	return h.setlk(unix.F_UNLCK, 1, 0, false)
+	return l.setlk(unix.F_UNLCK, 1, 0, false)
 }
 
 // join finds out whether another may share the shared lock on h: not if someone
 // waits, or streams of readers would starve writers.
-func (h *handle) join() error {
-	return h.attempt(true) // the lock on byte 0 is kept if it fails
+func (l *ofd) join() error {
+	if !l.queue {
+		return nil
+	}
+	return l.attempt(true) // the lock on byte 0 is kept if it fails
 }
 
 // enter takes the lock if it is free, and otherwise a place in the queue, and
 // returns errBusy. It waits for the gate, which nobody holds for long.
-func (h *handle) enter(shared bool) error {
-	if err := h.setlk(unix.F_WRLCK, gate, 1, true); err != nil {
+func (l *ofd) enter(shared bool) error {
+	if !l.queue {
+		return l.attempt(shared)
+	}
+	if err := l.setlk(unix.F_WRLCK, gate, 1, true); err != nil {
 		return err
 	}
-	err := h.setlk(lockType(shared), 0, gate, false)
+	err := l.setlk(lockType(shared), 0, gate, false)
 	if err == nil {
-		return h.setlk(unix.F_UNLCK, 1, 0, false)
+		return l.setlk(unix.F_UNLCK, 1, 0, false)
 	}
 	if err != errBusy {
 		return err
 	}
 	var b [ticketSize]byte
-	_, _ = h.readAt(b[:], ticketOffset) // see above: it only orders
+	_, _ = l.h.readAt(b[:], ticketOffset) // see above: it only orders
 	t := int64(le.Uint64(b[:]))
 	if t <= 0 || t >= gate/2 || t%ticketStep != 0 {
 		t = ticketStep
 	}
-	switch t, err = h.takeTicket(t); err {
+	switch t, err = l.takeTicket(t); err {
 	case nil:
-		h.place = place{turn: t, ticket: t}
+		l.turn, l.ticket = t, t
 		le.PutUint64(b[:], uint64(t+ticketStep))
-		_ = h.writeAt(b[:], ticketOffset)
+		_ = l.h.writeAt(b[:], ticketOffset)
 	case errBusy, errForeign:
 		// Someone who is not one of us has locked them all. Wait for him too.
-		h.place = place{turn: gate}
+		l.turn, l.ticket = gate, 0
 	default:
 		return err
 	}
-	if err := h.setlk(unix.F_UNLCK, gate, 1, false); err != nil {
+	if err := l.setlk(unix.F_UNLCK, gate, 1, false); err != nil {
 		return err
 	}
 	return errBusy
@@ -137,13 +165,13 @@ var errForeign = errors.New("locked by a stranger")
 
 // takeTicket locks the first free ticket from t on. If there is none, it returns
 // errBusy, or errForeign.
-func (h *handle) takeTicket(t int64) (int64, error) {
+func (l *ofd) takeTicket(t int64) (int64, error) {
 	for t < gate {
-		err := h.setlk(unix.F_WRLCK, t, 1, false)
+		err := l.setlk(unix.F_WRLCK, t, 1, false)
 		if err != errBusy {
 			return t, err
 		}
-		lk, err := h.getlk(unix.F_WRLCK, t, 1)
+		lk, err := l.getlk(unix.F_WRLCK, t, 1)
 		if err != nil {
 			return 0, err
 		}
@@ -159,43 +187,46 @@ func (h *handle) takeTicket(t int64) (int64, error) {
 }
 
 // await waits for its turn and takes the lock.
-func (h *handle) await(shared bool) error {
-	if prev := h.place.turn - ticketStep; prev > 0 {
+func (l *ofd) await(shared bool) error {
+	if !l.queue {
+		return l.setlk(lockType(shared), 0, 1, true)
+	}
+	if prev := l.turn - ticketStep; prev > 0 {
 		// For reading, which is enough to wait, and keeps no reader out if our
 		// waiters have gone.
-		if err := h.setlk(unix.F_RDLCK, prev, 1, true); err != nil {
+		if err := l.setlk(unix.F_RDLCK, prev, 1, true); err != nil {
 			return err
 		}
-		if err := h.setlk(unix.F_UNLCK, prev, 1, false); err != nil {
+		if err := l.setlk(unix.F_UNLCK, prev, 1, false); err != nil {
 			return err
 		}
 	}
-	return h.setlk(lockType(shared), 0, h.place.turn-1, true)
+	return l.setlk(lockType(shared), 0, l.turn-1, true)
 }
 
 // settle makes way, after await, for those who may share.
-func (h *handle) settle(shared bool) error {
-	if !shared {
+func (l *ofd) settle(shared bool) error {
+	if !shared || !l.queue {
 		return nil
 	}
-	return h.setlk(unix.F_UNLCK, 1, 0, false)
+	return l.setlk(unix.F_UNLCK, 1, 0, false)
 }
 
 // leave gives up the place in the queue of a handle that is blocked in await.
-func (h *handle) leave() {
-	if h.place.ticket == 0 {
+func (l *ofd) leave() {
+	if l.ticket == 0 {
 		return
 	}
 	// An error would mean that others wait behind us for longer than they need.
-	_ = h.setlk(unix.F_UNLCK, h.place.ticket, 1, false)
-	h.place.ticket = 0
+	_ = l.setlk(unix.F_UNLCK, l.ticket, 1, false)
+	l.ticket = 0
 }
 
 // rejoin takes a place again. The number may differ from that which await waits
 // for: await still waits for the earlier waiters, and the ticket makes the later
 // ones wait for it.
-func (h *handle) rejoin() {
-	if h.place.ticket != 0 {
+func (l *ofd) rejoin() {
+	if !l.queue || l.ticket != 0 {
 		return
 	}
 	// Only someone who is just taking the lock at once is in the way, for as long
@@ -203,9 +234,9 @@ func (h *handle) rejoin() {
 	// or is a stranger, we have no ticket, and the kernel will wake us, but
 	// latecomers may pass.
 	for range 1000 {
-		t, err := h.takeTicket(h.place.turn)
+		t, err := l.takeTicket(l.turn)
 		if err == nil {
-			h.place.ticket = t
+			l.ticket = t
 		}
 		if err != errBusy {
 			return
@@ -214,23 +245,23 @@ func (h *handle) rejoin() {
 }
 
 // unlock releases all that h has locked.
-func (h *handle) unlock() error {
-	return h.setlk(unix.F_UNLCK, 0, 0, false)
+func (l *ofd) unlock() error {
+	return l.setlk(unix.F_UNLCK, 0, 0, false)
 }
 
 // getlk returns a lock that another description holds and that conflicts, if any.
-func (h *handle) getlk(typ int16, start, n int64) (unix.Flock_t, error) {
+func (l *ofd) getlk(typ int16, start, n int64) (unix.Flock_t, error) {
 	var lk unix.Flock_t
 	err := ignoringEINTR(func() error {
 		lk = unix.Flock_t{Type: typ, Whence: io.SeekStart, Start: start, Len: n}
-		return unix.FcntlFlock(uintptr(h.fd), unix.F_OFD_GETLK, &lk)
+		return unix.FcntlFlock(uintptr(l.h.fd), unix.F_OFD_GETLK, &lk)
 	})
 	return lk, err
 }
 
 // probe looks at the lock without touching it. It needs no permission to write.
-func (h *handle) probe() (lockState, error) {
-	lk, err := h.getlk(unix.F_WRLCK, 0, 1)
+func (l *ofd) probe() (lockState, error) {
+	lk, err := l.getlk(unix.F_WRLCK, 0, 1)
 	switch {
 	case err != nil:
 		return lockFree, err
@@ -243,3 +274,5 @@ func (h *handle) probe() (lockState, error) {
 	}
 	return lockExclusive, nil
 }
+
+func (l *ofd) close() error { return nil }

@@ -31,7 +31,7 @@ var queueLength = func(t testing.TB, path string) (n int) {
 		t.Fatal(err)
 	}
 	for i := int64(ticketStep); i < int64(le.Uint64(b[:])); i += ticketStep {
-		lk, err := h.getlk(unix.F_WRLCK, i, 1)
+		lk, err := h.locker.(*ofd).getlk(unix.F_WRLCK, i, 1)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -198,7 +198,7 @@ func TestForeignTickets(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer h.close()
-	if err := h.setlk(unix.F_WRLCK, 1, gate-1, false); err != nil {
+	if err := h.locker.(*ofd).setlk(unix.F_WRLCK, 1, gate-1, false); err != nil {
 		t.Fatal(err)
 	}
 	w, _ := lockLater(f, false)
@@ -241,7 +241,7 @@ func TestStaleRecordWholeFileLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer h.close()
-	if err := h.setlk(unix.F_WRLCK, 0, 0, false); err != nil {
+	if err := h.locker.(*ofd).setlk(unix.F_WRLCK, 0, 0, false); err != nil {
 		t.Fatal(err)
 	}
 	if who, ok, err := f.Holder(); err != nil || ok {
@@ -264,7 +264,7 @@ func TestReaderAfterWriterAtGate(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer h.close()
-	if err := h.setlk(unix.F_WRLCK, gate, 1, false); err != nil {
+	if err := h.locker.(*ofd).setlk(unix.F_WRLCK, gate, 1, false); err != nil {
 		t.Fatal(err)
 	}
 	writer, cancel := lockLater(f, false)
@@ -453,11 +453,11 @@ func TestWholeFileLock(t *testing.T) {
 	}
 	defer h.close()
 	l := mustLock(t, f, "")
-	if err := h.setlk(unix.F_WRLCK, 0, 0, false); err != errBusy {
+	if err := h.locker.(*ofd).setlk(unix.F_WRLCK, 0, 0, false); err != errBusy {
 		t.Errorf("locked the whole file of a holder: %v", err)
 	}
 	mustUnlock(t, l)
-	if err := h.setlk(unix.F_WRLCK, 0, 0, false); err != nil {
+	if err := h.locker.(*ofd).setlk(unix.F_WRLCK, 0, 0, false); err != nil {
 		t.Fatal(err)
 	}
 	var held *HeldError
@@ -469,7 +469,7 @@ func TestWholeFileLock(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer other.close()
-	if _, err := other.takeTicket(ticketStep); err != errForeign {
+	if _, err := other.locker.(*ofd).takeTicket(ticketStep); err != errForeign {
 		t.Errorf("a ticket under a stranger's lock: %v", err)
 	}
 	w, _ := lockLater(f, false)

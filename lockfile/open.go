@@ -15,26 +15,36 @@ import (
 )
 
 // A handle is an open file description of the lock file: what the kernel takes
-// for the owner of a lock. The mechanisms add the locking.
+// for the owner of a lock. The mechanism adds the locking.
 type handle struct {
-	fd       int
-	dev, ino uint64 // of the open file
-	place    place  // in the queue, where there is one; protected by File.mu once the handle is parked
-	users    int    // Locks that share it; protected by File.mu
+	locker
+	mechanism Mechanism // never Auto
+	path      string    // absolute, unless it was opened to be looked at
+	opts      *Options
+	fd        int
+	dev, ino  uint64 // of the open file
+	users     int    // Locks that share it; protected by File.mu
+	record    []byte // what announce writes
+	swept     bool   // no record that somebody left is in the file
 }
 
 // open opens the lock file, and creates it if it may. The file is one of ours when
-// it returns.
+// it returns, used with a mechanism that was wanted.
 func (f *File) open() (*handle, error) {
-	fd, err := f.openOrCreate()
+	fd, created, err := f.openOrCreate()
 	if err != nil {
 		return nil, f.openError(err)
 	}
-	h := &handle{fd: fd}
-	adopt, _, err := h.check()
-	if adopt {
-		// Others may be doing the same, and write the same bytes.
-		err = h.writeAt(encodeHeader(), 0)
+	h := &handle{path: f.path, opts: &f.opts, fd: fd}
+	m, _, err := h.check()
+	if err == nil && created {
+		err = f.grant(h)
+	}
+	if err == nil && m == Auto {
+		m, err = f.adopt(h)
+	}
+	if err == nil {
+		err = h.use(m)
 	}
 	if err != nil {
 		h.close()
@@ -43,22 +53,139 @@ func (f *File) open() (*handle, error) {
 	return h, nil
 }
 
+// openOrCreate opens the lock file. A user who may lock it may yet be refused
+// between its creation and the moment when it gets its permissions; so an empty
+// file that is new is tried again, for about 0.1 s.
+func (f *File) openOrCreate() (fd int, created bool, err error) {
+	mode := uint32(f.mode())
+	if f.opts.Group != nil && f.opts.Mode != 0 {
+		mode &^= 0o070 // they are for the group that it is to have, not this one
+	}
+	for try := 0; ; try++ {
+		fd, created, err = openOrCreate(f.path, mode, !f.opts.NoCreate)
+		if !errors.Is(err, fs.ErrPermission) || try == 100 {
+			return fd, created, err
+		}
+		fi, statErr := os.Lstat(f.path)
+		if statErr != nil || !fi.Mode().IsRegular() || fi.Size() > 0 || time.Since(fi.ModTime()).Abs() > time.Second {
+			return fd, created, err
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
 // openOrCreate creates only what it has not found: where fs.protected_regular is
 // set, O_CREAT on an existing file fails in sticky directories like /tmp, for root
 // too.
-func (f *File) openOrCreate() (int, error) {
+func openOrCreate(path string, mode uint32, create bool) (fd int, created bool, err error) {
 	for {
-		fd, err := openFile(f.path, unix.O_RDWR, 0)
-		if !errors.Is(err, fs.ErrNotExist) || f.noCreate {
-			return fd, err
+		fd, err = openFile(path, unix.O_RDWR, 0)
+		if !errors.Is(err, fs.ErrNotExist) || !create {
+			return fd, false, err
 		}
-		fd, err = openFile(f.path, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, uint32(f.mode))
+		fd, err = openFile(path, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, mode)
 		if !errors.Is(err, fs.ErrExist) {
-			return fd, err
+			return fd, err == nil, err
 		}
 		// Someone else has created it; or it is a symbolic link to nothing, and
 		// the first open said that it is a link, not that it does not exist.
 	}
+}
+
+func (f *File) mode() fs.FileMode {
+	if f.opts.Mode == 0 {
+		return 0o666
+	}
+	return f.opts.Mode.Perm()
+}
+
+// grant gives the file that h has created its group and its mode. If it cannot, it
+// removes the file, unless somebody else has begun to use it.
+func (f *File) grant(h *handle) error {
+	err := f.chown(h)
+	if err == nil && f.opts.Mode != 0 { // after chown: the bits are not for another group
+		err = ignoringEINTR(func() error { return unix.Fchmod(h.fd, uint32(f.mode())) })
+		if err != nil {
+			err = fmt.Errorf("the new file could not be given mode %v: %w", f.mode(), err)
+		}
+	}
+	if err != nil {
+		f.discard(h)
+	}
+	return err
+}
+
+// discard removes the file that h has created, unless somebody else uses it. Nobody
+// locks a file without a header, and nobody writes one while the header is locked. So
+// if there is none, nobody has the lock, and who has the file open finds, when he has
+// locked it, that the path does not name it any more.
+func (f *File) discard(h *handle) {
+	if lockHeader(h) != nil {
+		return
+	}
+	if m, _, err := h.check(); err == nil && m == Auto && !h.outdated(f.path) {
+		_ = unix.Unlink(f.path) // an empty file is in nobody's way
+	}
+}
+
+func (f *File) chown(h *handle) error {
+	if f.opts.Group == nil {
+		return nil
+	}
+	gid := *f.opts.Group
+	var st unix.Stat_t
+	if err := ignoringEINTR(func() error { return unix.Fstat(h.fd, &st) }); err != nil {
+		return err
+	}
+	if int(st.Gid) == gid { // from the directory, perhaps
+		return nil
+	}
+	if err := ignoringEINTR(func() error { return unix.Fchown(h.fd, -1, gid) }); err != nil {
+		return fmt.Errorf("the new file could not be given to group %d: let a member of that group or root create it, or give the directory that group and the set-group-ID bit: %w", gid, err)
+	}
+	return nil
+}
+
+// adopt writes a header to a file that has none, and returns the mechanism that the
+// file is used with: others may do the same at the same time, and want another. All
+// but the first find his header.
+func (f *File) adopt(h *handle) (Mechanism, error) {
+	// Others need this lock for microseconds. Should a stranger have locked the
+	// file, there is no knowing for how long.
+	for try := 0; ; try++ {
+		err := lockHeader(h)
+		if err == nil {
+			break
+		}
+		if m, _, checkErr := h.check(); checkErr != nil || m != Auto {
+			return m, checkErr
+		}
+		if err != errBusy {
+			// There are no such locks here. For the mechanisms that do without
+			// them that must do, and the others will say so.
+			return f.writeHeader(h)
+		}
+		if try == 1000 {
+			return 0, fmt.Errorf("%w: the file is empty, and another program has locked it", ErrLocked)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	m, _, err := h.check()
+	if err == nil && m == Auto {
+		m, err = f.writeHeader(h)
+	}
+	if unlockErr := unlockHeader(h); err == nil {
+		err = unlockErr
+	}
+	return m, err
+}
+
+func (f *File) writeHeader(h *handle) (Mechanism, error) {
+	m := f.opts.Mechanism
+	if m == Auto {
+		m = defaultMechanism
+	}
+	return m, h.writeAt(encodeHeader(m), 0)
 }
 
 // openFile does not follow a link at the end of the path, and does not hang on a
@@ -103,13 +230,13 @@ func notRegular(m fs.FileMode) error {
 
 // check finds out which file has been opened, and what checkHeader says of its
 // contents, which it returns too.
-func (h *handle) check() (adopt bool, b []byte, err error) {
+func (h *handle) check() (m Mechanism, b []byte, err error) {
 	if err := h.identify(); err != nil {
-		return false, nil, err
+		return 0, nil, err
 	}
 	b, err = h.contents()
 	for err == nil {
-		adopt, err = checkHeader(b)
+		m, err = checkHeader(b)
 		if !errors.Is(err, ErrNotLockFile) {
 			break
 		}
@@ -120,7 +247,7 @@ func (h *handle) check() (adopt bool, b []byte, err error) {
 		}
 		b, err = again, nil
 	}
-	return adopt, b, err
+	return m, b, err
 }
 
 func (h *handle) identify() error {
@@ -204,20 +331,52 @@ func (h *handle) stat(name string) (fs.FileInfo, error) {
 }
 
 // close releases what h has locked.
-func (h *handle) close() error { return unix.Close(h.fd) }
+func (h *handle) close() error {
+	var err error
+	if h.locker != nil {
+		err = h.locker.close()
+	}
+	if e := unix.Close(h.fd); err == nil {
+		err = e
+	}
+	return err
+}
 
 // announce records that this process holds the lock. The record is a courtesy, and
 // failing to write it, on a full disk perhaps, no reason not to lock. The header goes
 // with it in case the file has been truncated.
 func (h *handle) announce(purpose string) {
-	who := self()
-	who.Purpose, who.Since = purpose, time.Now()
-	_ = h.writeAt(append(encodeHeader(), encodeHolder(who)...), 0)
+	if h.opts.NoRecord {
+		h.sweep()
+		return
+	}
+	if h.record == nil {
+		h.record = append(encodeHeader(h.mechanism), encodeHolder(self())...)
+	}
+	updateHolder(h.record[holderOffset:], purpose, time.Now())
+	_ = h.writeAt(h.record, 0)
 }
 
 // withdraw clears the record.
 func (h *handle) withdraw() {
-	_ = h.writeAt(make([]byte, holderSize), holderOffset)
+	if !h.opts.NoRecord {
+		_ = h.writeAt(noHolder[:], holderOffset)
+	}
+}
+
+var noHolder [holderSize]byte
+
+// sweep clears, once for each handle, the record of somebody who has died: he would
+// be taken for the holder for as long as nobody writes another.
+func (h *handle) sweep() {
+	if h.swept {
+		return
+	}
+	h.swept = true
+	var b [holderSize]byte
+	if n, err := h.readAt(b[:], holderOffset); err == nil && n > 0 && b != noHolder {
+		_ = h.writeAt(noHolder[:], holderOffset)
+	}
 }
 
 // status is what can be seen of a lock from outside.
@@ -294,8 +453,14 @@ func openRead(op, path string) (*handle, []byte, error) {
 		}
 		return fail(err)
 	}
-	h := &handle{fd: fd}
-	_, b, err := h.check()
+	h := &handle{path: path, opts: &Options{}, fd: fd}
+	m, b, err := h.check()
+	if m == Auto {
+		m = defaultMechanism
+	}
+	if err == nil {
+		err = h.use(m)
+	}
 	if err != nil {
 		h.close()
 		return fail(err)

@@ -18,12 +18,12 @@ import (
 // that the first waiter needs is at work; when it has the lock it hands it to the
 // first waiter still there, and if that is none of its own it gives it back.
 //
-// When an acquirer is not needed any more it stays blocked, but its place in the
-// queue is given up at once (handle.leave): nobody, in this process or another,
-// waits behind an abandoned wait. That is why there are two: who is first after a
-// writer has given up may be able to share, and must not wait for what only the
-// writer had to wait for. The next waiter of the kind takes the blocked acquirer
-// over and puts it back in the queue (handle.rejoin).
+// When an acquirer is not needed any more it stays blocked, unless the mechanism can
+// interrupt it, but its place in the queue is given up at once (locker.leave): nobody,
+// in this process or another, waits behind an abandoned wait. That is why there are
+// two: who is first after a writer has given up may be able to share, and must not
+// wait for what only the writer had to wait for. The next waiter of the kind takes the
+// blocked acquirer over and puts it back in the queue (locker.rejoin).
 //
 // Each locked handle is a file description of its own, so that the kernel excludes
 // the goroutines of one process, and the Files of one process, as it does
@@ -31,6 +31,73 @@ import (
 //
 // The race detector does not know of file locks. File.mu is held after each
 // acquisition and before each release, which orders them in its eyes too.
+
+// A locker is what a mechanism adds to a handle: one place to hold a lock from, or to
+// wait for one. Locks exclude those of all other handles of the same file, in
+// whatever process, and end with the process.
+//
+// The operations are called one at a time, except as said of leave, rejoin and probe.
+// Any of them may return an error of the operating system, upon which the handle is
+// closed. A mechanism whose locks cannot be shared returns from attempt, enter and
+// await, if they are to share, an error that wraps errors.ErrUnsupported and names the
+// mechanism; join and settle are then not called for a shared lock.
+type locker interface {
+	// attempt takes the lock if that is possible at once, and nobody waits for it
+	// who could be seen. Otherwise it returns errBusy, and has neither a lock nor a
+	// place in the queue. It is called with File.mu held, and must not block.
+	attempt(shared bool) error
+
+	// join is called on a handle that is locked shared, and finds out whether
+	// another user may share that lock. If somebody waits, it returns errBusy, or
+	// streams of readers would starve writers. The lock is kept in any case. It is
+	// called with File.mu held, and must not block.
+	join() error
+
+	// enter takes the lock if that is possible at once. Otherwise it takes a place
+	// in the queue, if there is one and it can be had soon, and returns errBusy;
+	// then await follows, or close. It may wait, but only for what nobody holds for
+	// long: the waiter who gives up meanwhile is answered, but his File does not
+	// wait for a lock of this kind for another until enter returns.
+	enter(shared bool) error
+
+	// await follows upon enter, and waits until it has the lock. It may return
+	// errBusy, without a lock or a place in the queue, if leave was called since
+	// enter, and for no other reason, or the acquirer would never rest. The acquirer
+	// then closes the handle, and if by now there is a waiter again starts anew.
+	await(shared bool) error
+
+	// settle follows upon await, and gives up what is in the way of those who may
+	// share the lock.
+	settle(shared bool) error
+
+	// leave is called while await is, or is about to be, and says that nobody wants
+	// what it waits for. From then on nobody may have to wait behind it. If await
+	// can be interrupted it returns errBusy soon. If it cannot, the place in the
+	// queue is given up, and await goes on: if it gets the lock, the acquirer releases
+	// it at once. leave may be called again and again, and must not block.
+	leave()
+
+	// rejoin takes leave back, if it was called. It may come too late: when await has
+	// been interrupted it returns errBusy nevertheless, and that is not lost,
+	// since the acquirer looks whether there is a waiter after await has returned.
+	// rejoin may be called again and again, and must not block.
+	//
+	// leave and rejoin are called with File.mu held, which await is not.
+	rejoin()
+
+	// unlock releases the lock, after which the handle can be used anew.
+	unlock() error
+
+	// probe looks at the lock without touching it. It is called on a handle of its
+	// own, on which nothing else is called but close, and which may be open for
+	// reading only.
+	probe() (lockState, error)
+
+	// close releases what the locker has besides the descriptor of the lock file,
+	// which is closed next, and with it the lock and the place in the queue. It may
+	// be called at any time, but not during await.
+	close() error
+}
 
 // A waiter is a goroutine waiting for a lock.
 type waiter struct {

@@ -26,10 +26,10 @@ type Options struct {
 	// codec.MessagePack. A value is decoded with the codec it was written
 	// with, whatever this says.
 	Codec codec.Codec
-	// Mode is given, less the umask, to LOCK when the store is created; every
-	// other file of the store follows LOCK, whoever writes it. It decides who
-	// can use the store: who may write LOCK and the directory can write, who
-	// may read them can read. The default is 0o666.
+	// Mode is given to LOCK when the store is created, whatever the umask;
+	// every other file of the store follows LOCK, whoever writes it. It decides
+	// who can use the store: who may write LOCK and the directory can write,
+	// who may read them can read. The default, 0, is 0o666 less the umask.
 	Mode fs.FileMode
 	// Purpose is recorded in LOCK while this process holds it, and shown to
 	// those who wait.

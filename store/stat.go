@@ -108,7 +108,7 @@ func kindOf(name string) string {
 		return kindSegment
 	case vfs.IsTemp(name):
 		return kindTemporary
-	case name == lockName, name == mergeName:
+	case name == lockName, name == mergeName, name == lockName+turnSuffix, name == mergeName+turnSuffix:
 		return kindLock
 	}
 	return kindOther

@@ -161,8 +161,8 @@ func (a *app) openLock(cmd *cobra.Command, dir, name string) (*lockfile.File, er
 	if err != nil {
 		return nil, err
 	}
-	// Our umask may have taken something away. If the file is not ours, that is
-	// its owner's to put right.
+	// Who created it may have been killed before it had its mode. If the file is
+	// not ours, that is its owner's to put right.
 	if own, err := os.Stat(path); err == nil && own.Mode().Perm() != info.Mode().Perm() {
 		_ = os.Chmod(path, info.Mode().Perm())
 	}

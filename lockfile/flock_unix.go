@@ -1,0 +1,210 @@
+//go:build unix
+
+package lockfile
+
+import (
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// Locks with flock(2), which belong to the file description, and cover the whole
+// file.
+//
+// A second file, named like the lock file with ".turn" at the end, is the turnstile.
+// Who wants the lock, exclusively or shared, first locks the turnstile, exclusively,
+// then the lock, and then unlocks the turnstile. So only one at a time waits for the
+// lock, and whoever comes meanwhile, to take the lock at once or to share it with
+// those who do, finds the turnstile locked and waits for that. Neither readers nor
+// writers can keep the other kind from the lock. Among those who wait at the
+// turnstile the order is the kernel's.
+//
+// The turnstile is a matter of politeness only: exclusion rests on the lock file
+// alone. Where the turnstile cannot be opened or created, as in a directory on which
+// one has no write permission, one takes the lock without it. If somebody deletes it,
+// those who come later make a new one, and who has the old one open sees that when he
+// next has to wait.
+//
+// What waits for what: nobody waits for the turnstile while he has the lock. So
+// there is no cycle, and no deadlock.
+
+func init() { mechanisms[Flock] = func(h *handle) locker { return &flocker{h: h, turn: turnUnopened} } }
+
+const turnSuffix = ".turn"
+
+const (
+	turnUnopened = -1
+	turnUnusable = -2
+)
+
+type flocker struct {
+	h    *handle
+	turn int // descriptor of the turnstile, or one of the above
+
+	// While the handle is parked, leave and rejoin change these beside await.
+	mu     sync.Mutex
+	queued bool // we have locked the turnstile
+	atLock bool // await is past the turnstile
+	left   bool // nobody wants what await waits for
+}
+
+func flock(fd, how int) error {
+	err := ignoringEINTR(func() error { return unix.Flock(fd, how) })
+	if err == unix.EWOULDBLOCK && how&unix.LOCK_NB != 0 {
+		return errBusy
+	}
+	return err
+}
+
+func lockHow(shared bool) int {
+	if shared {
+		return unix.LOCK_SH
+	}
+	return unix.LOCK_EX
+}
+
+// openTurn reports whether there is a turnstile.
+func (l *flocker) openTurn() bool {
+	if l.turn != turnUnopened {
+		return l.turn >= 0
+	}
+	l.turn = turnUnusable
+	if l.h.opts.NoQueue {
+		return false
+	}
+	// Who may use the lock may use the turnstile.
+	var st unix.Stat_t
+	if err := ignoringEINTR(func() error { return unix.Fstat(l.h.fd, &st) }); err != nil {
+		return false
+	}
+	mode := uint32(st.Mode) & 0o777
+	fd, created, err := openOrCreate(l.h.path+turnSuffix, mode, true)
+	if err != nil {
+		return false
+	}
+	if created {
+		_ = unix.Fchown(fd, -1, int(st.Gid)) // else those of that group do without
+		_ = unix.Fchmod(fd, mode)
+	}
+	l.turn = fd
+	return true
+}
+
+// reopenTurn opens the turnstile if it could not be opened, or was deleted.
+func (l *flocker) reopenTurn() {
+	if l.turn >= 0 {
+		var st unix.Stat_t
+		if err := ignoringEINTR(func() error { return unix.Fstat(l.turn, &st) }); err != nil || st.Nlink > 0 {
+			return
+		}
+		_ = unix.Close(l.turn)
+	}
+	l.turn = turnUnopened
+	l.openTurn()
+}
+
+// pass unlocks the turnstile, if we have locked it.
+func (l *flocker) pass() {
+	if l.queued {
+		// An error would mean that others wait behind us for longer than they need.
+		_ = flock(l.turn, unix.LOCK_UN)
+		l.queued = false
+	}
+}
+
+func (l *flocker) attempt(shared bool) error {
+	if !l.openTurn() {
+		return flock(l.h.fd, lockHow(shared)|unix.LOCK_NB)
+	}
+	if err := flock(l.turn, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return err
+	}
+	l.queued = true
+	err := flock(l.h.fd, lockHow(shared)|unix.LOCK_NB)
+	l.pass()
+	return err
+}
+
+func (l *flocker) join() error {
+	if !l.openTurn() {
+		return nil // it cannot be seen whether someone waits
+	}
+	if err := flock(l.turn, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return err
+	}
+	return flock(l.turn, unix.LOCK_UN)
+}
+
+// enter keeps the turnstile if it has that and not the lock. It does not wait for the
+// turnstile: that may be locked for long, and so is for await to wait for.
+func (l *flocker) enter(shared bool) error {
+	l.left, l.atLock = false, false
+	l.reopenTurn()
+	if l.turn >= 0 {
+		if err := flock(l.turn, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+			return err
+		}
+		l.queued = true
+	}
+	err := flock(l.h.fd, lockHow(shared)|unix.LOCK_NB)
+	if err != errBusy {
+		l.pass()
+	}
+	return err
+}
+
+func (l *flocker) await(shared bool) error {
+	l.mu.Lock()
+	if l.turn >= 0 && !l.queued {
+		l.mu.Unlock()
+		if err := flock(l.turn, unix.LOCK_EX); err != nil {
+			return err
+		}
+		l.mu.Lock()
+		l.queued = true
+		if l.left {
+			l.pass()
+			l.mu.Unlock()
+			return errBusy
+		}
+	}
+	l.atLock = true
+	l.mu.Unlock()
+
+	err := flock(l.h.fd, lockHow(shared))
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.pass()
+	return err
+}
+
+func (l *flocker) settle(bool) error { return nil }
+
+func (l *flocker) leave() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.left = true
+	l.pass()
+}
+
+// rejoin locks the turnstile again, if nobody else has done so meanwhile. If
+// somebody has, it is for the kernel to say who is next, he or we.
+func (l *flocker) rejoin() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.left && l.atLock && l.turn >= 0 {
+		l.queued = flock(l.turn, unix.LOCK_EX|unix.LOCK_NB) == nil
+	}
+	l.left = false
+}
+
+func (l *flocker) unlock() error { return flock(l.h.fd, unix.LOCK_UN) }
+
+func (l *flocker) probe() (lockState, error) { return probeFlock(l.h) }
+
+func (l *flocker) close() error {
+	if l.turn < 0 {
+		return nil
+	}
+	return unix.Close(l.turn)
+}

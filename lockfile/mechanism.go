@@ -1,0 +1,76 @@
+package lockfile
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// A Mechanism is what a lock is made of. All who use a lock file must use the same,
+// since the mechanisms do not exclude one another. The file says which it is.
+type Mechanism uint16
+
+// The numbers are those in the file's header.
+const (
+	// Auto is the mechanism that the file records, and for a file that records
+	// none the system's default: OFD on Linux, Flock on macOS.
+	Auto Mechanism = iota
+	// OFD is open-file-description locks, of fcntl(2). Linux only.
+	OFD
+	// Flock is flock(2).
+	Flock
+	// POSIX is the traditional locks of fcntl(2), which belong to a process.
+	POSIX
+	// Link is claim files that are linked to a name.
+	Link
+	// Unix is a Unix-domain socket.
+	Unix
+	// TCP is a TCP port.
+	TCP
+)
+
+var mechanismNames = [...]string{"auto", "ofd", "flock", "posix", "link", "unix", "tcp"}
+
+// String returns the name that [ParseMechanism] takes.
+func (m Mechanism) String() string {
+	if int(m) < len(mechanismNames) {
+		return mechanismNames[m]
+	}
+	return fmt.Sprintf("mechanism %d", uint16(m))
+}
+
+// ParseMechanism returns the mechanism of a name: "auto", "ofd", "flock", "posix",
+// "link", "unix" or "tcp". It need not be one that this system supports.
+func ParseMechanism(name string) (Mechanism, error) {
+	if i := slices.Index(mechanismNames[:], name); i >= 0 {
+		return Mechanism(i), nil
+	}
+	return 0, fmt.Errorf("no lock mechanism is named %q; there are %s", name, strings.Join(mechanismNames[:], ", "))
+}
+
+// mechanisms has the mechanisms that this system supports. A file that implements
+// one adds it in its init function. A constructor is called whenever the lock file is
+// opened, if only to be looked at, and so does nothing that costs or can fail.
+var mechanisms = map[Mechanism]func(h *handle) locker{}
+
+// check says whether m may be asked for.
+func (m Mechanism) check() error {
+	if m == Auto || mechanisms[m] != nil {
+		return nil
+	}
+	return fmt.Errorf("%w: this system, or this version of the program, has no %v locks", errors.ErrUnsupported, m)
+}
+
+// use makes m, the mechanism that the file records, that of h, if it is wanted.
+func (h *handle) use(m Mechanism) error {
+	if want := h.opts.Mechanism; want != Auto && want != m {
+		return fmt.Errorf("%w: it is used with %v locks, not %v locks", ErrIncompatible, m, want)
+	}
+	if err := m.check(); err != nil {
+		return fmt.Errorf("%w: it is used with %v locks: %w", ErrIncompatible, m, err)
+	}
+	h.mechanism = m
+	h.locker = mechanisms[m](h)
+	return nil
+}
