@@ -3,6 +3,8 @@ package store_test
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
+	"runtime"
 	"sync"
 	"testing"
 
@@ -27,7 +29,7 @@ func filled(b *testing.B, n int) *store.Store {
 	return s
 }
 
-// sizes runs a benchmark on stores of two sizes.
+// sizes runs a benchmark on stores of three sizes.
 func sizes(b *testing.B, f func(b *testing.B, s *store.Store)) {
 	for _, n := range []int{100, 10_000, 1_000_000} {
 		b.Run(fmt.Sprintf("records=%d", n), func(b *testing.B) { f(b, filled(b, n)) })
@@ -81,6 +83,41 @@ func BenchmarkGetWarm(b *testing.B) {
 			if _, err := s.Get(ctx, "record/00000050"); err != nil {
 				b.Fatal(err)
 			}
+		}
+	})
+}
+
+// BenchmarkGetWarmParallel is the same by 100 goroutines at once, each with
+// keys of its own choice.
+func BenchmarkGetWarmParallel(b *testing.B) {
+	sizes(b, func(b *testing.B, s *store.Store) {
+		ctx := context.Background()
+		b.ReportAllocs()
+		b.SetParallelism(max(1, 100/runtime.GOMAXPROCS(0)))
+		b.ResetTimer()
+		b.RunParallel(func(pb *testing.PB) {
+			key := fmt.Sprintf("record/%08d", rand.IntN(100))
+			for pb.Next() {
+				if _, err := s.Get(ctx, key); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	})
+}
+
+// BenchmarkSnapshotWarm takes a snapshot of a store that does not change.
+func BenchmarkSnapshotWarm(b *testing.B) {
+	sizes(b, func(b *testing.B, s *store.Store) {
+		ctx := context.Background()
+		b.ReportAllocs()
+		for b.Loop() {
+			sn, err := s.Snapshot(ctx)
+			if err != nil {
+				b.Fatal(err)
+			}
+			sn.Close()
 		}
 	})
 }

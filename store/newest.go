@@ -108,7 +108,7 @@ func (s *Store) isNewestHere(st *state) (bool, error) {
 	if ok, err := s.here.stays(s, now); !ok || err != nil {
 		return false, err
 	}
-	_, changed, err := s.here.dir.Stat()
+	changed, err := s.here.dir.Changed()
 	if err != nil {
 		return false, err
 	}
@@ -172,7 +172,7 @@ func (s *Store) openLookout() error {
 		return err
 	}
 	s.here.dir = dir
-	s.here.id, _, err = dir.Stat()
+	s.here.id, err = dir.ID()
 	return err
 }
 

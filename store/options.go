@@ -41,8 +41,8 @@ type Options struct {
 	// be the same for all processes.
 	JournalSize int
 	// CacheSize bounds the memory in which parts of segments are kept for
-	// reading, in bytes. The default, 0, is 16 MiB; a negative size keeps
-	// none.
+	// reading, in bytes; the root of each segment, some KiB, is in memory
+	// besides. The default, 0, is 16 MiB; a negative size keeps none.
 	CacheSize int64
 	// Network takes the careful path of network file systems even where the
 	// file system is known to be local: for a directory that is exported, and

@@ -250,11 +250,13 @@ func (r blockRef) possible() bool {
 	return r.height == 0 && r.off == r.low || r.height > 0 && r.off > r.low
 }
 
-// A block is one that was read and found whole. It is immutable and shared.
+// A block is one that was read and found whole. It is immutable, but for what
+// the cache notes, and shared.
 type block struct {
 	at     blockRef
 	data   []byte
 	starts []uint32 // in data, of each record or entry; then the length of data
+	keeping
 }
 
 // decodeBlock checks that data is the block that at names, and whole.
@@ -408,11 +410,16 @@ func (b *block) search(key string) (i int, found bool) {
 // step returns the index of the entry of an index block below which key is, if
 // it is anywhere; -1: nowhere, all keys are above it.
 func (b *block) step(key string) int {
-	i, found := b.search(key)
-	if found {
-		return i
+	lo, hi := 0, b.count()
+	for lo < hi {
+		mid := int(uint(lo+hi) / 2)
+		if e := b.data[b.starts[mid]:b.starts[mid+1]]; string(e[entryHeaderSize:]) <= key {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
 	}
-	return i - 1
+	return lo - 1
 }
 
 // A segment is an open segment file. It is immutable and shared: what is
@@ -430,7 +437,7 @@ type segment struct {
 }
 
 // A segmentTop is what is read of a segment before all else. It stays in
-// memory, so that no read begins with two lookups in the cache.
+// memory: all that is kept of the segment hangs on it.
 type segmentTop struct {
 	info segmentInfo
 	root *block
@@ -478,10 +485,14 @@ func (g *segment) acquire() bool {
 }
 
 // release gives up what acquire or openSegment gave. Records that were read
-// stay valid. Blocks in the cache leave it when others need the room.
+// stay valid. With the last holder its blocks leave the cache.
 func (g *segment) release() {
-	if g.refs.Add(-1) == 0 {
-		g.file.Close() // opened for reading: nothing to lose
+	if g.refs.Add(-1) > 0 {
+		return
+	}
+	g.file.Close() // opened for reading: nothing to lose
+	if top := g.top.Load(); top != nil && g.cache != nil {
+		g.cache.fell(top.root)
 	}
 }
 
@@ -513,6 +524,7 @@ func (g *segment) open() (*segmentTop, error) {
 	}
 	top, err := g.readTop()
 	if err == nil {
+		g.cache.plant(top.root)
 		g.top.Store(top)
 	}
 	return top, err
@@ -562,13 +574,12 @@ func (g *segment) readBlock(at blockRef, first []byte) (*block, error) {
 // down returns the block below the i-th entry of b, from the cache if it is
 // there. If keep is set, it is in the cache afterwards.
 func (g *segment) down(b *block, i int, keep bool) (*block, error) {
-	at := b.child(i)
-	if c := g.cache.get(g.ref.id, at); c != nil {
+	if c := b.kept(i); c != nil {
 		return c, nil
 	}
-	c, err := g.readBlock(at, b.key(i))
+	c, err := g.readBlock(b.child(i), b.key(i))
 	if err == nil && keep {
-		g.cache.put(g.ref.id, c)
+		c = g.cache.put(b, i, c)
 	}
 	return c, err
 }

@@ -13,8 +13,8 @@ const benchRecords = 1_000_000
 func benchKey(i int) string { return fmt.Sprintf("record/%08d", i) }
 
 // benchSegment writes a segment of records of 150 bytes, with every second
-// key, and opens it.
-func benchSegment(b *testing.B, dir string, every int64, cache *blockCache) *segment {
+// key.
+func benchSegment(b *testing.B, dir string, every int64) (path string, ref segmentRef) {
 	b.Helper()
 	f, err := vfs.OS{}.CreateTemp(dir)
 	if err != nil {
@@ -29,11 +29,16 @@ func benchSegment(b *testing.B, dir string, every int64, cache *blockCache) *seg
 			b.Fatal(err)
 		}
 	}
-	ref, err := w.finish()
+	ref, err = w.finish()
 	if err != nil {
 		b.Fatal(err)
 	}
-	g, err := openSegment(vfs.OS{}, f.Name(), segStore, ref, cache)
+	return f.Name(), ref
+}
+
+func openBench(b *testing.B, path string, ref segmentRef, cache *blockCache) *segment {
+	b.Helper()
+	g, err := openSegment(vfs.OS{}, path, segStore, ref, cache)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -43,12 +48,12 @@ func benchSegment(b *testing.B, dir string, every int64, cache *blockCache) *seg
 // BenchmarkSegmentGet looks up keys at random, that are there or not, in a
 // cache that holds all blocks, in one that holds a sixth, and without one.
 func BenchmarkSegmentGet(b *testing.B) {
-	g := benchSegment(b, b.TempDir(), 0, nil)
-	defer g.release()
+	path, ref := benchSegment(b, b.TempDir(), 0)
 	for _, cache := range []int64{1 << 30, 32 << 20, 0} {
 		for _, absent := range []int{0, 1} {
 			b.Run(fmt.Sprintf("cache=%dMiB/absent=%d", cache>>20, absent), func(b *testing.B) {
-				g.cache = newBlockCache(cache)
+				g := openBench(b, path, ref, newBlockCache(cache))
+				defer g.release()
 				for i := range benchRecords {
 					if cache == 0 {
 						break
@@ -73,7 +78,8 @@ func BenchmarkSegmentGet(b *testing.B) {
 }
 
 func BenchmarkSegmentScan(b *testing.B) {
-	g := benchSegment(b, b.TempDir(), 0, newBlockCache(32<<20))
+	path, ref := benchSegment(b, b.TempDir(), 0)
+	g := openBench(b, path, ref, newBlockCache(32<<20))
 	defer g.release()
 	b.ReportAllocs()
 	for b.Loop() {
@@ -99,7 +105,7 @@ func BenchmarkSegmentWrite(b *testing.B) {
 	for _, every := range []int64{1 << 20, 8 << 20, 1 << 40} {
 		b.Run(fmt.Sprintf("flush=%dMiB", every>>20), func(b *testing.B) {
 			for b.Loop() {
-				benchSegment(b, b.TempDir(), every, nil).release()
+				benchSegment(b, b.TempDir(), every)
 			}
 			b.ReportMetric(float64(b.N)*benchRecords/b.Elapsed().Seconds(), "records/s")
 		})
@@ -107,17 +113,18 @@ func BenchmarkSegmentWrite(b *testing.B) {
 }
 
 func BenchmarkBlockCacheHit(b *testing.B) {
+	const n = 8192
 	c := newBlockCache(64 << 20)
-	var ats []blockRef
-	for i := range int64(8192) {
-		blk := cacheBlock(64+i*4096, 4096)
-		c.put(segID, blk)
-		ats = append(ats, blk.at)
+	root := cacheRoot(c, n)
+	for i := range n {
+		c.put(root, i, cacheBlock(4096))
 	}
 	b.ReportAllocs()
-	for i := 0; b.Loop(); i++ {
-		if c.get(segID, ats[i*37%len(ats)]) == nil {
-			b.Fatal("it is not there")
+	b.RunParallel(func(pb *testing.PB) {
+		for i := 0; pb.Next(); i++ {
+			if root.kept(i*37%n) == nil {
+				b.Fatal("it is not there")
+			}
 		}
-	}
+	})
 }

@@ -810,7 +810,6 @@ func TestSegmentScan(t *testing.T) {
 // blocks; a lookup leaves all, and then needs neither memory nor the file.
 func TestSegmentCaching(t *testing.T) {
 	recs, b, ref := damageSample(t)
-	cache := newBlockCache(1 << 20)
 	d := faultfs.NewDisk()
 	d.Mkdir("/d", 0o777)
 	if err := d.WriteFile(segmentPath, b); err != nil {
@@ -822,7 +821,7 @@ func TestSegmentCaching(t *testing.T) {
 			reads++
 		}
 		return nil
-	}}, segmentPath, segStore, ref, cache)
+	}}, segmentPath, segStore, ref, newBlockCache(1<<20))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -838,7 +837,7 @@ func TestSegmentCaching(t *testing.T) {
 	}
 	root := blocks[len(blocks)-1]
 	for _, at := range blocks {
-		if got := cache.get(segID, at) != nil; got != (at.height > 0 && at != root) {
+		if got := g.keeps(at); got != (at.height > 0 && at != root) {
 			t.Errorf("after a scan: block %+v is in the cache: %v", at, got)
 		}
 	}

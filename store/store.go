@@ -343,7 +343,7 @@ func (s *Store) ID() ID { return s.id }
 // network file system it may be a little late, see [Store.FreshSnapshot]. The
 // error for a missing or expired record is [ErrNotFound].
 //
-// While the store does not change, Get costs two stat calls, opens no file and
+// While the store does not change, Get costs one system call, opens no file and
 // copies nothing.
 func (s *Store) Get(ctx context.Context, key string) (Record, error) {
 	if err := checkKey(key); err != nil {

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
-	"time"
 
 	"github.com/google/renameio/v2"
 )
@@ -51,22 +50,26 @@ func (OS) OpenDir(dir string) (Dir, error) {
 }
 
 // osDir looks names up in an open directory, which costs half of walking the
-// path. Lookup is in os_linux.go and os_darwin.go.
+// path. Lookup and Changed are in os_linux.go and os_darwin.go.
 type osDir struct {
 	*os.File
 	fd int // asked for once: Close may be called meanwhile
 }
 
-// Stat implements [Dir].
-func (d osDir) Stat() (ID, time.Time, error) {
-	var st syscall.Stat_t
+// ID implements [Dir].
+func (d osDir) ID() (ID, error) {
+	st, err := d.stat()
+	return ID{Dev: uint64(st.Dev), Ino: st.Ino}, err
+}
+
+func (d osDir) stat() (st syscall.Stat_t, err error) {
 	for {
 		err := syscall.Fstat(d.fd, &st)
 		if err == nil {
-			return ID{Dev: uint64(st.Dev), Ino: st.Ino}, changeTime(&st), nil
+			return st, nil
 		}
 		if err != syscall.EINTR {
-			return ID{}, time.Time{}, &fs.PathError{Op: "fstat", Path: d.Name(), Err: err}
+			return st, &fs.PathError{Op: "fstat", Path: d.Name(), Err: err}
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func write(t *testing.T, path, content string) {
@@ -126,5 +127,49 @@ func TestTypeIsKnown(t *testing.T) {
 	t.Logf("%s, local: %v", name, local)
 	if name, local, _ := (OS{}).Type("/proc"); local {
 		t.Errorf("/proc is taken for a local file system: %s", name)
+	}
+}
+
+// TestDirChanged: the open directory tells when it was changed last, as stat
+// does, wherever it is moved.
+func TestDirChanged(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "a")
+	if err := os.Mkdir(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	d, err := (OS{}).OpenDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	want := func() time.Time {
+		t.Helper()
+		st, err := d.(osDir).stat()
+		info, lstatErr := (OS{}).Lstat(dir)
+		if err := errors.Join(err, lstatErr); err != nil {
+			t.Fatal(err)
+		}
+		if id, err := d.ID(); err != nil || id != info.ID {
+			t.Errorf("identity %v, %v, want %v", id, err, info.ID)
+		}
+		return changeTime(&st)
+	}
+	last := time.Time{}
+	for _, step := range []func() error{
+		func() error { return nil },
+		func() error { return os.WriteFile(filepath.Join(dir, "file"), nil, 0o666) },
+		func() error { return os.Remove(filepath.Join(dir, "file")) },
+		func() error { return os.Chmod(dir, 0o700) },
+		func() error { old := dir; dir += "b"; return os.Rename(old, dir) },
+	} {
+		if err := step(); err != nil {
+			t.Fatal(err)
+		}
+		got, err := d.Changed()
+		if w := want(); err != nil || !got.Equal(w) || got.Before(last) {
+			t.Errorf("changed %v, %v; stat says %v, before it was %v", got, err, w, last)
+		}
+		last = got
+		time.Sleep(50 * time.Millisecond)
 	}
 }

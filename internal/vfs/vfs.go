@@ -51,9 +51,11 @@ type Dir interface {
 	// Lookup returns the identity of the file of that name; false if there is
 	// none. It does not follow a symbolic link.
 	Lookup(name string) (ID, bool, error)
-	// Stat returns the identity of the directory itself, and when it was last
-	// changed: a name in it, its mode, anything. The zero time is "not known".
-	Stat() (ID, time.Time, error)
+	// ID returns the identity of the directory itself.
+	ID() (ID, error)
+	// Changed returns when the directory was last changed: a name in it, its
+	// mode, anything. The zero time is "not known".
+	Changed() (time.Time, error)
 	Close() error
 }
 
@@ -114,11 +116,14 @@ func (d DirByPath) Lookup(name string) (ID, bool, error) {
 	return info.ID, err == nil, err
 }
 
-// Stat implements [Dir]. It does not know the time.
-func (d DirByPath) Stat() (ID, time.Time, error) {
+// ID implements [Dir].
+func (d DirByPath) ID() (ID, error) {
 	info, err := d.FS.Lstat(d.Path)
-	return info.ID, time.Time{}, err
+	return info.ID, err
 }
+
+// Changed implements [Dir]. It does not know the time.
+func (d DirByPath) Changed() (time.Time, error) { return time.Time{}, nil }
 
 // Close implements [Dir].
 func (DirByPath) Close() error { return nil }
