@@ -39,6 +39,9 @@ func (d lossyDB) Update(key string, change func([]byte) ([]byte, error)) error {
 
 func TestMain(m *testing.M) {
 	allPeers = append(allPeers, lossyPeer)
+	if _, worker := os.LookupEnv(workerEnv); worker {
+		lockPeers = append(lockPeers, noLock)
+	}
 	maybeWorker()
 	os.Exit(m.Run())
 }
@@ -46,7 +49,7 @@ func TestMain(m *testing.M) {
 func newLab(t *testing.T, peers ...string) *lab {
 	l := &lab{
 		ctx: context.Background(), dir: t.TempDir(), book: book.New(),
-		sizes: []int{100}, writers: []int{4}, rounds: 1,
+		sizes: []int{100}, writers: []int{4}, holders: 4, rounds: 1,
 		length: 100 * time.Millisecond, crowd: 500 * time.Millisecond,
 		out: io.Discard, progress: io.Discard, began: time.Now(), sets: map[string]*dataset{},
 	}
@@ -66,6 +69,39 @@ func TestLostUpdatesAreNoticed(t *testing.T) {
 	}
 }
 
+// noLock excludes nobody.
+var noLock = lockPeer{
+	name:    "none",
+	version: func() string { return "" },
+	open:    func(string) (locker, error) { return noLocker{}, nil },
+}
+
+type noLocker struct{}
+
+func (noLocker) Lock() error   { return nil }
+func (noLocker) Unlock() error { return nil }
+func (noLocker) Close() error  { return nil }
+
+// A lock that does not exclude is reported, and has no figures; the rest have.
+func TestLockThatDoesNotExclude(t *testing.T) {
+	saved := lockPeers
+	defer func() { lockPeers = saved }()
+	lockPeers = []lockPeer{saved[0], noLock}
+	l := newLab(t, ours)
+	if err := contendedLocks(l); err != nil {
+		t.Fatal(err)
+	}
+	rows := l.tables[0].rows
+	if len(rows) != 2 || rows[0][1] == book.None || !strings.Contains(rows[1][0], "FAILED") || rows[1][1] != book.None {
+		t.Errorf("got %q", rows)
+	}
+
+	// Our own is no different, but nothing could be compared with it.
+	if err := l.holdTogether(book.Place{Peer: noLock.name}); !errors.Is(err, errNotExclusive) {
+		t.Errorf("got %v, want %v", err, errNotExclusive)
+	}
+}
+
 // Every peer takes the work of every experiment, and the tables and the plot
 // come out.
 func TestShortRun(t *testing.T) {
@@ -76,7 +112,7 @@ func TestShortRun(t *testing.T) {
 	markdown, plot, figures := filepath.Join(dir, "m.md"), filepath.Join(dir, "p.svg"), filepath.Join(dir, "f.json")
 	var out bytes.Buffer
 	args := []string{
-		"-short", "-run", "a,a2,b,c,d,e,g,h", "-peers", strings.Join(peerNames(allPeers[:len(allPeers)-1]), ","),
+		"-short", "-run", "a,a2,b,c,d,e,g,h,l,l2", "-peers", strings.Join(peerNames(allPeers[:len(allPeers)-1]), ","),
 		"-dir", dir, "-check", "-markdown", markdown, "-svg", plot, "-json", figures,
 	}
 	if err := run(context.Background(), args, &out, io.Discard); err != nil {
@@ -87,7 +123,7 @@ func TestShortRun(t *testing.T) {
 			t.Errorf("%s: got %d bytes, %v", path, len(text), err)
 		}
 	}
-	for _, want := range []string{"a. ", "a2. ", "b. ", "c. ", "d. ", "e. ", "g. ", "h. ", "Goals"} {
+	for _, want := range []string{"a. ", "a2. ", "b. ", "c. ", "d. ", "e. ", "g. ", "h. ", "l. ", "l2. ", "Goals"} {
 		if !strings.Contains("\n"+out.String(), "\n"+want) {
 			t.Errorf("no table %q", want)
 		}

@@ -66,6 +66,10 @@ func (l *lab) bounds() []bound {
 	many := func(peer string) book.Place {
 		return book.Place{Experiment: "h", Case: goroutinesCase, Peer: peer, Figure: "rate"}
 	}
+	contended := book.Place{Experiment: "l", Case: inProcesses(crowdSize), Peer: ourLock}
+	free := func(name string) book.Place {
+		return book.Place{Experiment: "l2", Case: freeCase, Peer: name, Figure: freeOpen}
+	}
 	return append(all,
 		atLeast("b: commits/s of 100 processes to LMDB's", l.book.Ratio(crowd(ours, "rate"), crowd(lmdbName, "rate")), 2),
 		atMost("b: p99 of 100 processes to LMDB's", l.book.Ratio(crowd(ours, "p99"), crowd(lmdbName, "p99")), 0.5),
@@ -77,6 +81,10 @@ func (l *lab) bounds() []bound {
 			l.book.Ratio(command(ours), command(sqliteFull)), 1),
 		bound{fmt.Sprintf("g: peak memory to get one of %s records", book.Grouped(l.bulk)), l.book.Median(space), false, 32 << 20, book.Bytes},
 		atLeast("h: commits/s of 64 goroutines to bbolt's Update", l.book.Ratio(many(ours), many(bboltName)), 10),
+		atMost("l: most to fewest turns of 100 processes (median of the rounds)", l.book.Median(contended.Of("most to fewest")), 1.2),
+		atMost("l: worst wait of 100 processes to their mean (the worst round)", l.book.Most(contended.Of("worst to mean")), 2.5),
+		bound{"l2: lock and unlock, with queue and holder record", l.book.Median(free(ourLock)), false, 6e-6, book.Time},
+		bound{"l2: lock and unlock, without queue and holder record", l.book.Median(free(ourBareLock)), false, 2e-6, book.Time},
 	)
 }
 

@@ -4,6 +4,7 @@ go 1.26.0
 
 require (
 	github.com/PowerDNS/lmdb-go v1.9.3
+	github.com/gofrs/flock v0.13.1
 	github.com/mattn/go-sqlite3 v1.14.53
 	github.com/recordstore/recordstore v0.0.0
 	github.com/rogpeppe/go-internal v1.16.0

@@ -23,6 +23,9 @@ type job struct {
 	WarmDir    string // first: a small database that is opened before
 
 	Commands [][]string // call
+
+	Lock   string // hold, free: the name of a lock; there is no Peer then
+	Reopen bool   // free: open it each time
 }
 
 // The kinds of jobs.
@@ -35,16 +38,18 @@ const (
 	kindFirst  = "first"  // open, and get one record
 	kindVerify = "verify" // check all values, and add up the counters
 	kindCall   = "call"   // run commands, one after the other
+	kindHold   = "hold"   // take a lock that others want too
+	kindFree   = "free"   // take a lock that nobody else wants
 	kindIdle   = "idle"   // nothing: what a worker needs by itself
 )
 
 // A result is what a worker tells when its job is done.
 type result struct {
 	Done     int             // operations that succeeded, or records
-	InTime   int             // those of them that ended within Length
+	InTime   int             // those of them that ended within Length; of hold, that began to hold
 	Failures int             // the peer gave up waiting; nothing was changed
 	Elapsed  time.Duration   // from the first operation to the end of the last
-	Took     []time.Duration // of each operation, failures too; not of reads
+	Took     []time.Duration // of each operation, failures too; not of reads; of hold, the waits
 	At       []time.Duration // when each of them ended
 	Sum      uint64          // of the counters
 	Memory   int64           // bytes, the most that was resident

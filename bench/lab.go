@@ -22,6 +22,7 @@ type lab struct {
 	sizes    []int // ascending
 	writers  []int // processes, ascending
 	readers  int   // processes, where there are many
+	holders  int   // processes that want one lock
 	bulk     int   // records of a bulk load
 	rounds   int
 	length   time.Duration // of one measurement
@@ -36,6 +37,8 @@ type lab struct {
 	sets     map[string]*dataset
 	made     int // directories
 	drawn    uint64
+
+	toldLocks bool // how the locks are used
 }
 
 // seed returns another one each time, and the same ones in each run.
@@ -61,12 +64,20 @@ func (l *lab) say(format string, args ...any) {
 // inTurn calls measure for one peer after the other, and that for all rounds,
 // so that a slow minute of the machine meets all of them.
 func (l *lab) inTurn(what string, peers []peer, measure func(p *peer) error) error {
+	named := map[string]*peer{}
+	for i := range peers {
+		named[peers[i].name] = &peers[i]
+	}
+	return l.namedInTurn(what, peerNames(peers), func(name string) error { return measure(named[name]) })
+}
+
+// namedInTurn is inTurn of whatever has these names.
+func (l *lab) namedInTurn(what string, names []string, measure func(name string) error) error {
 	for round := range l.rounds {
-		for i := range peers {
-			p := &peers[i]
-			l.say("%s: round %d of %d, %s", what, round+1, l.rounds, p.name)
-			if err := measure(p); err != nil {
-				return fmt.Errorf("%s: %s: %w", what, p.name, err)
+		for _, name := range names {
+			l.say("%s: round %d of %d, %s", what, round+1, l.rounds, name)
+			if err := measure(name); err != nil {
+				return fmt.Errorf("%s: %s: %w", what, name, err)
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 // Command bench measures the same work on this store and on others: what a
 // commit costs, how many processes can write, how fast records are read,
-// scanned and loaded, and what it takes in memory and on disk.
+// scanned and loaded, and what it takes in memory and on disk. It measures this
+// project's file lock and others too.
 //
 // Absolute figures are those of one machine at one time. Only ratios of one
 // run mean anything, which is why all peers are measured in turn, round after
@@ -40,6 +41,8 @@ var experiments = []struct {
 	{"f", "recordctl get and sqlite3", commandCalls},
 	{"g", "disk and memory", space},
 	{"h", "goroutines of one process", inOneProcess},
+	{"l", "a lock that many processes want", contendedLocks},
+	{"l2", "a lock that nobody else wants", freeLocks},
 }
 
 func main() {
@@ -62,7 +65,7 @@ type order struct {
 }
 
 func run(ctx context.Context, args []string, out, progress io.Writer) (err error) {
-	l := &lab{ctx: ctx, book: book.New(), out: out, progress: progress, began: time.Now(), readers: manyReaders, sets: map[string]*dataset{}}
+	l := &lab{ctx: ctx, book: book.New(), out: out, progress: progress, began: time.Now(), readers: manyReaders, holders: crowdSize, sets: map[string]*dataset{}}
 	o, parent, err := parse(l, args)
 	if err != nil {
 		return err
@@ -126,7 +129,7 @@ func parse(l *lab, args []string) (o *order, parent string, err error) {
 		letters = append(letters, e.letter)
 	}
 	chosen := fs.String("run", strings.Join(letters, ","), "`experiments`")
-	names := fs.String("peers", strings.Join(peerNames(allPeers), ","), "`peers`; this store is always among them")
+	names := fs.String("peers", strings.Join(peerNames(allPeers), ","), "`peers` of all but l and l2; this store is always among them")
 	sizes := fs.String("sizes", "100,1000,10000,100000,1000000", "numbers of `records`")
 	writers := fs.String("writers", "1,10,100", "numbers of writer `processes`")
 	short := fs.Bool("short", false, "everything tiny, to see that it works and that nothing is lost; overrides the sizes and times")
@@ -135,7 +138,7 @@ func parse(l *lab, args []string) (o *order, parent string, err error) {
 	fs.IntVar(&l.bulk, "bulk", 1_000_000, "`records` of the bulk load")
 	fs.IntVar(&l.rounds, "rounds", 5, "how often all peers are measured in turn")
 	fs.DurationVar(&l.length, "time", time.Second, "length of a measurement")
-	fs.DurationVar(&l.crowd, "crowd", 4*time.Second, "length of one with writer processes")
+	fs.DurationVar(&l.crowd, "crowd", 4*time.Second, "length of one with writer processes, or processes that want a lock")
 	fs.DurationVar(&l.steady, "steady", 30*time.Second, "length of the steady writing")
 	fs.StringVar(&o.markdown, "markdown", "", "write the tables to `FILE` too")
 	fs.StringVar(&o.svg, "svg", "", "plot a and b to `FILE`")
@@ -149,7 +152,8 @@ func parse(l *lab, args []string) (o *order, parent string, err error) {
 	}
 	if *short {
 		*sizes, *writers = "100,1000", "1,10"
-		l.bulk, l.rounds, l.length, l.crowd, l.steady, l.readers = 1000, 1, 100*time.Millisecond, 500*time.Millisecond, 500*time.Millisecond, 10
+		l.bulk, l.rounds, l.length, l.crowd, l.steady = 1000, 1, 100*time.Millisecond, 500*time.Millisecond, 500*time.Millisecond
+		l.readers, l.holders = 10, 10
 	}
 	o.letters = strings.Split(*chosen, ",")
 	for _, c := range o.letters {

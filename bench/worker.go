@@ -48,9 +48,16 @@ func work(text string) error {
 		}
 		w.peer = p
 	}
+	if j.Lock != "" {
+		p, err := lockPeerNamed(j.Lock)
+		if err != nil {
+			return err
+		}
+		w.lock = p
+	}
 	res, err := w.run()
 	if err != nil {
-		return fmt.Errorf("%s, %s: %w", j.Peer, j.Kind, err)
+		return fmt.Errorf("%s, %s: %w", j.Peer+j.Lock, j.Kind, err)
 	}
 	if res.Memory, err = peakMemory(); err != nil {
 		return err
@@ -61,6 +68,7 @@ func work(text string) error {
 type worker struct {
 	job
 	peer *peer
+	lock *lockPeer
 	rnd  *rand.Rand
 	db   db
 }
@@ -82,6 +90,10 @@ func (w *worker) run() (res result, err error) {
 		return w.call()
 	case kindFirst:
 		return w.first()
+	case kindHold:
+		return w.hold()
+	case kindFree:
+		return w.takeFree()
 	}
 	if w.db, err = w.peer.openFor(w.Dir, w.opening); err != nil {
 		return res, err

@@ -3,7 +3,6 @@ package store
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -373,11 +372,4 @@ func (s *Store) read(ctx context.Context) (*state, error) {
 		return st, nil
 	}
 	return s.newest(ctx)
-}
-
-// newID returns a new random ID.
-func newID() ID {
-	var id ID
-	rand.Read(id[:]) // it never fails: it crashes the program instead
-	return id
 }

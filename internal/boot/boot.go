@@ -2,7 +2,8 @@
 package boot
 
 import (
-	"crypto/sha256"
+	"encoding/hex"
+	"strings"
 	"sync"
 
 	_ "github.com/recordstore/recordstore/internal/platform" // refuses other operating systems
@@ -23,11 +24,13 @@ func (id ID) Same(other ID) bool { return id.Known() && id == other }
 // on Linux (/proc/sys/kernel/random/boot_id), the boot session's UUID on
 // macOS (sysctl kern.bootsessionuuid). Where the kernel does not say, it is
 // the zero ID.
-var Current = sync.OnceValue(func() ID {
-	s := session()
-	if s == "" {
-		return ID{}
+var Current = sync.OnceValue(func() ID { return parse(session()) })
+
+// parse returns the zero ID for what is not a UUID.
+func parse(uuid string) (id ID) {
+	b, err := hex.DecodeString(strings.ReplaceAll(uuid, "-", ""))
+	if err == nil && len(b) == len(id) {
+		copy(id[:], b)
 	}
-	sum := sha256.Sum256([]byte(s))
-	return ID(sum[:16])
-})
+	return id
+}
