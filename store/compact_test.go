@@ -13,6 +13,10 @@ import (
 	"time"
 
 	"github.com/recordstore/recordstore/internal/vfs/faultfs"
+	"path/filepath"
+	"sync/atomic"
+	"syscall"
+	"testing/synctest"
 )
 
 // The steps of moving journals and merging segments, one at a time: what others
@@ -872,4 +876,83 @@ func TestCompactRefuses(t *testing.T) {
 	if err := s.Compact(context.Background()); !errors.Is(err, fs.ErrClosed) {
 		t.Errorf("closed: %v", err)
 	}
+}
+
+// When segments can be written and not merged, there is an end to it: an update
+// that needs another one is refused, and nothing is lost.
+func TestSegmentLimit(t *testing.T) {
+	m := newMachine(faultfs.NewDisk(), 1)
+	var broken atomic.Bool
+	broken.Store(true)
+	s := mustOpen(t, simDir, &Options{JournalSize: 1, CacheSize: -1}, m.system(&faultfs.Hooked{FS: m.disk, Before: func(op faultfs.Op) error {
+		if op.Kind == faultfs.OpRead && broken.Load() && strings.HasPrefix(filepath.Base(op.Path), segmentPrefix) {
+			return syscall.EIO
+		}
+		return nil
+	}}))
+	defer s.Close()
+	put := func(key string) error { // which reads nothing
+		_, err := s.Put(context.Background(), key, 1)
+		return err
+	}
+	for i := range maxSegments {
+		if err := put(updateKey("w", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	err := put("one too many")
+	if err == nil || !strings.Contains(err.Error(), "128 segments") || !strings.Contains(err.Error(), "compact") {
+		t.Errorf("update with %d segments: %v", maxSegments, err)
+	}
+	broken.Store(false)
+	if err := put("after"); err != nil {
+		t.Errorf("update when segments can be read again: %v", err)
+	}
+	if _, err := s.Get(context.Background(), "one too many"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("the update that was refused: %v", err)
+	}
+	for i := range maxSegments {
+		if _, err := s.Get(context.Background(), updateKey("w", i)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// When it is not known whether a manifest was published, its segment stays: it
+// may be needed.
+func TestSegmentOfUnknownManifest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine(faultfs.NewDisk(), 1)
+		var broken, lost atomic.Bool
+		s := mustOpen(t, simDir, &Options{JournalSize: 1}, m.system(&faultfs.Hooked{FS: m.disk,
+			Before: func(op faultfs.Op) error {
+				manifest := strings.HasPrefix(filepath.Base(op.Path), manifestPrefix)
+				if lost.Load() && manifest && op.Kind == faultfs.OpLstat {
+					return syscall.EIO // so that nobody can look what came of it
+				}
+				return nil
+			},
+			After: func(op faultfs.Op, err error) error {
+				if op.Kind == faultfs.OpRename && err == nil && broken.Load() && strings.HasPrefix(filepath.Base(op.Path), manifestPrefix) {
+					lost.Store(true)
+					return syscall.EIO // it was published, and the answer is lost
+				}
+				return err
+			}}))
+		mustUpdate(t, s, "before")
+		broken.Store(true)
+		if _, err := applyUpdate(context.Background(), s, "perhaps", nil); !errors.Is(err, ErrUnknown) {
+			t.Errorf("update without an answer: %v, want ErrUnknown", err)
+		}
+		broken.Store(false)
+		lost.Store(false)
+		s.Close()
+		r := mustOpen(t, simDir, nil, m.system(plain(m.disk)))
+		defer r.Close()
+		for _, key := range []string{"before", "perhaps"} {
+			if _, err := r.Get(context.Background(), key); err != nil {
+				t.Errorf("%s: %v", key, err)
+			}
+		}
+	})
 }

@@ -206,6 +206,10 @@ var mutants = []mutant{
 		"if sizeOf(journal) <= s.bound.hard {", "if true {", "^TestHardBound$",
 	},
 	{
+		"move: the segment of a manifest of unknown fate is removed", "store/compact.go",
+		"if st != nil || errors.Is(err, ErrUnknown) {", "if st != nil {", "^TestSegmentOfUnknownManifest$",
+	},
+	{
 		"merge: nobody waits for it", "store/update.go",
 		"	s.mergeFirst()\n", "", "^TestMergeFirst$",
 	},
