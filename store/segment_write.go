@@ -137,10 +137,6 @@ func keyOf(r rec) []byte {
 	return r.key()
 }
 
-// size returns how many bytes the file has so far, unfinished index blocks not
-// counted.
-func (w *segmentWriter) size() int64 { return w.off + int64(len(w.pending[0].data)) }
-
 // begin starts the block of a level whose lowest key will be key. That it has
 // room in the block above is seen to now: were the one above found to be full
 // when this one is finished, it would have to be written after blocks that are
