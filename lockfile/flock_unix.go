@@ -63,6 +63,10 @@ func lockHow(shared bool) int {
 	return unix.LOCK_EX
 }
 
+// turnHow is how l locks the turnstile. To lock it exclusively NFS wants a descriptor
+// that is open for writing.
+func (l *flocker) turnHow() int { return lockHow(l.h.opts.ReadOnly) }
+
 // openTurn reports whether there is a turnstile.
 func (l *flocker) openTurn() bool {
 	if l.turn != turnUnopened {
@@ -78,7 +82,14 @@ func (l *flocker) openTurn() bool {
 		return false
 	}
 	mode := uint32(st.Mode) & 0o777
-	fd, created, err := openOrCreate(l.h.path+turnSuffix, mode, true)
+	var fd int
+	var created bool
+	var err error
+	if l.h.opts.ReadOnly {
+		fd, err = openFile(l.h.path+turnSuffix, unix.O_RDONLY, 0)
+	} else {
+		fd, created, err = openOrCreate(l.h.path+turnSuffix, mode, true)
+	}
 	if err != nil {
 		return false
 	}
@@ -116,7 +127,7 @@ func (l *flocker) attempt(shared bool) error {
 	if !l.openTurn() {
 		return flock(l.h.fd, lockHow(shared)|unix.LOCK_NB)
 	}
-	if err := flock(l.turn, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := flock(l.turn, l.turnHow()|unix.LOCK_NB); err != nil {
 		return err
 	}
 	l.queued = true
@@ -129,7 +140,7 @@ func (l *flocker) join() error {
 	if !l.openTurn() {
 		return nil // it cannot be seen whether someone waits
 	}
-	if err := flock(l.turn, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := flock(l.turn, l.turnHow()|unix.LOCK_NB); err != nil {
 		return err
 	}
 	return flock(l.turn, unix.LOCK_UN)
@@ -141,7 +152,7 @@ func (l *flocker) enter(shared bool) error {
 	l.left, l.atLock = false, false
 	l.reopenTurn()
 	if l.turn >= 0 {
-		if err := flock(l.turn, unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if err := flock(l.turn, l.turnHow()|unix.LOCK_NB); err != nil {
 			return err
 		}
 		l.queued = true
@@ -157,7 +168,7 @@ func (l *flocker) await(shared bool) error {
 	l.mu.Lock()
 	if l.turn >= 0 && !l.queued {
 		l.mu.Unlock()
-		if err := flock(l.turn, unix.LOCK_EX); err != nil {
+		if err := flock(l.turn, l.turnHow()); err != nil {
 			return err
 		}
 		l.mu.Lock()
@@ -193,7 +204,7 @@ func (l *flocker) rejoin() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.left && l.atLock && l.turn >= 0 {
-		l.queued = flock(l.turn, unix.LOCK_EX|unix.LOCK_NB) == nil
+		l.queued = flock(l.turn, l.turnHow()|unix.LOCK_NB) == nil
 	}
 	l.left = false
 }

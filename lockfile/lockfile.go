@@ -73,8 +73,9 @@
 //     What is said about dying processes then holds for dying machines only
 //     after the server has noticed.
 //   - A child process does not inherit a lock across exec. A fork without exec
-//     (not possible from Go alone) shares it, and the lock is then held until both
-//     have ended or released it.
+//     (not possible from Go alone), or a child that is given the descriptor, shares
+//     it, and the lock is then held until one of them releases it or both have
+//     ended. If the child outlives its parent, the dead parent is named as the holder.
 //   - Locks are not reentrant: a goroutine that locks twice waits for itself, and
 //     there is no upgrade from shared to exclusive.
 //
@@ -125,7 +126,8 @@ var (
 	ErrReleased = errors.New("lock already released")
 
 	// ErrReplaced is reported by [Lock.Check] when the path no longer names the
-	// file that is locked.
+	// file that is locked, and by the methods that take a lock when it never names
+	// the file that was just opened, as if somebody replaced it all the time.
 	ErrReplaced = errors.New("lock file was deleted or replaced")
 
 	// ErrNotLockFile is reported when a file has contents that this package did not
@@ -189,8 +191,11 @@ type Options struct {
 
 	// Mode is the permission bits of the file if Open creates it, whatever the
 	// umask. Who is to take the lock needs read and write permission; who is only
-	// to see who holds it needs read permission. The default, 0, is 0o666 less the
-	// umask.
+	// to see who holds it, or to share it (see ReadOnly), needs read permission. The
+	// default, 0, is 0o666 less the umask.
+	//
+	// Whoever may read the file can therefore keep others from the exclusive lock,
+	// for ever if he likes. The mode says whom to trust not to.
 	Mode fs.FileMode
 
 	// Group is the group id of the file if Open creates it. If it cannot be given
@@ -200,6 +205,12 @@ type Options struct {
 
 	// NoCreate makes a missing file an error that wraps fs.ErrNotExist.
 	NoCreate bool
+
+	// ReadOnly opens the file for reading only, for those who have no permission to
+	// write it. They get shared locks only, by [OFD] and [Flock] only, and wait for
+	// them where others do. The file is not created, and not adopted if it is empty:
+	// somebody who may write it has to open it first.
+	ReadOnly bool
 
 	// NoQueue makes waiters wait where they do not queue, and tries succeed though
 	// others wait. Taking the lock costs less, and the order is the kernel's, which

@@ -70,6 +70,11 @@ func (h *handle) use(m Mechanism) error {
 	if err := m.check(); err != nil {
 		return fmt.Errorf("%w: it is used with %v locks: %w", ErrIncompatible, m, err)
 	}
+	if h.opts.ReadOnly {
+		if err := m.mayBeReadOnly(); err != nil {
+			return err
+		}
+	}
 	h.mechanism = m
 	h.locker = mechanisms[m](h)
 	return nil

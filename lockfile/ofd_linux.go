@@ -44,6 +44,15 @@ import (
 // What waits for what: the gate is held while nothing is waited for, a ticket while
 // waiting for lower ones. So there is no cycle, and no deadlock.
 //
+// With Options.ReadOnly the ticket and the gate are locked for reading, as no more can
+// be had on a descriptor that is open for reading, and the counter stays as it is. A
+// waiter who comes later then finds the number locked and uses the next, unless he is
+// read-only too; those two share the number, and both want to share the lock. A ticket
+// locked for reading is in the way of a writer with a later one, and not of a reader,
+// who may share; and who has one waits for all earlier tickets, like anyone. So such
+// readers do not starve a writer. They do not keep each other out at the gate, but
+// that is only locked to be passed.
+//
 // With Options.NoQueue only byte 0 is ever locked, by those who try and by those who
 // wait. Some may do so and others queue, as both kinds have the lock only with byte 0.
 // Who does not queue waits for that byte with nothing locked, and so cannot be part
@@ -83,7 +92,7 @@ func setlk(fd int, typ int16, start, n int64, wait bool) error {
 		lk := unix.Flock_t{Type: typ, Whence: io.SeekStart, Start: start, Len: n}
 		return unix.FcntlFlock(uintptr(fd), cmd, &lk)
 	})
-	if !wait && (err == unix.EAGAIN || err == unix.EACCES) {
+	if !wait && typ != unix.F_UNLCK && (err == unix.EAGAIN || err == unix.EACCES) {
 		return errBusy
 	}
 	return err
@@ -99,6 +108,9 @@ func lockType(shared bool) int16 {
 	}
 	return unix.F_WRLCK
 }
+
+// ticketType is how l locks tickets and the gate.
+func (l *ofd) ticketType() int16 { return lockType(l.h.opts.ReadOnly) }
 
 // attempt takes the lock if nobody has it or waits for it.
 func (l *ofd) attempt(shared bool) error {
@@ -126,7 +138,7 @@ func (l *ofd) enter(shared bool) error {
 	if !l.queue {
 		return l.attempt(shared)
 	}
-	if err := l.setlk(unix.F_WRLCK, gate, 1, true); err != nil {
+	if err := l.setlk(l.ticketType(), gate, 1, true); err != nil {
 		return err
 	}
 	err := l.setlk(lockType(shared), 0, gate, false)
@@ -167,11 +179,11 @@ var errForeign = errors.New("locked by a stranger")
 // errBusy, or errForeign.
 func (l *ofd) takeTicket(t int64) (int64, error) {
 	for t < gate {
-		err := l.setlk(unix.F_WRLCK, t, 1, false)
+		err := l.setlk(l.ticketType(), t, 1, false)
 		if err != errBusy {
 			return t, err
 		}
-		lk, err := l.getlk(unix.F_WRLCK, t, 1)
+		lk, err := l.getlk(l.ticketType(), t, 1)
 		if err != nil {
 			return 0, err
 		}

@@ -376,7 +376,7 @@ func TestPermissions(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := start(t, nobody, "open", path)
-	if s := p.line(); !strings.Contains(s, "permission denied") || !strings.Contains(s, fmt.Sprintf("belongs to user %d", os.Getuid())) ||
+	if s := p.line(); !strings.Contains(s, "permission denied") || !strings.Contains(s, fmt.Sprintf("uid %d", os.Getuid())) ||
 		!strings.Contains(s, "-r--r--r--") || !strings.Contains(s, "chmod") {
 		t.Errorf("no permission on the file: %s", s)
 	}

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -54,20 +53,25 @@ func (f *File) open() (*handle, error) {
 }
 
 // openOrCreate opens the lock file. A user who may lock it may yet be refused
-// between its creation and the moment when it gets its permissions; so an empty
-// file that is new is tried again, for about 0.1 s.
+// between its creation and the moment when it gets its permissions; so a file that may
+// be new is tried again, for about 0.1 s. It need not be empty: root and its owner can
+// use it before it has its permissions.
 func (f *File) openOrCreate() (fd int, created bool, err error) {
 	mode := uint32(f.mode())
 	if f.opts.Group != nil && f.opts.Mode != 0 {
 		mode &^= 0o070 // they are for the group that it is to have, not this one
 	}
 	for try := 0; ; try++ {
-		fd, created, err = openOrCreate(f.path, mode, !f.opts.NoCreate)
+		if f.opts.ReadOnly {
+			fd, err = openFile(f.path, unix.O_RDONLY, 0)
+		} else {
+			fd, created, err = openOrCreate(f.path, mode, !f.opts.NoCreate)
+		}
 		if !errors.Is(err, fs.ErrPermission) || try == 100 {
 			return fd, created, err
 		}
 		fi, statErr := os.Lstat(f.path)
-		if statErr != nil || !fi.Mode().IsRegular() || fi.Size() > 0 || time.Since(fi.ModTime()).Abs() > time.Second {
+		if statErr != nil || !fi.Mode().IsRegular() || time.Since(fi.ModTime()).Abs() > time.Second {
 			return fd, created, err
 		}
 		time.Sleep(time.Millisecond)
@@ -150,6 +154,9 @@ func (f *File) chown(h *handle) error {
 // file is used with: others may do the same at the same time, and want another. All
 // but the first find his header.
 func (f *File) adopt(h *handle) (Mechanism, error) {
+	if f.opts.ReadOnly {
+		return f.adopted(h)
+	}
 	// Others need this lock for microseconds. Should a stranger have locked the
 	// file, there is no knowing for how long.
 	for try := 0; ; try++ {
@@ -203,16 +210,10 @@ func openFile(path string, flags int, mode uint32) (int, error) {
 func (f *File) openError(err error) error {
 	fi, statErr := os.Lstat(f.path)
 	switch {
-	case statErr != nil:
-	case !fi.Mode().IsRegular():
+	case statErr == nil && !fi.Mode().IsRegular():
 		err = notRegular(fi.Mode())
 	case errors.Is(err, fs.ErrPermission):
-		var owner string
-		if st, ok := fi.Sys().(*syscall.Stat_t); ok {
-			owner = fmt.Sprintf("belongs to user %d and group %d and ", st.Uid, st.Gid)
-		}
-		err = fmt.Errorf("%w: it %shas mode %v; to lock it one needs permission to read and write, which its owner can give with chmod",
-			err, owner, fi.Mode())
+		err = denied(f.path, err, f.opts.ReadOnly)
 	}
 	return f.error("open", err)
 }

@@ -199,11 +199,18 @@ func (f *File) look() status {
 	return s
 }
 
+// maxReplaced is how often in a row a file that was just opened may turn out not to be
+// the one that the path names.
+const maxReplaced = 100
+
 // attemptLocked takes the lock if it is to be had without waiting, behind nobody.
 // Otherwise it returns errBusy.
 func (f *File) attemptLocked(shared bool) (*handle, error) {
 	if f.closed {
 		return nil, f.error("lock", fs.ErrClosed)
+	}
+	if f.opts.ReadOnly && !shared {
+		return nil, f.error("lock", errReadOnly)
 	}
 	if f.waiters.Len() > 0 {
 		return nil, errBusy
@@ -220,10 +227,14 @@ func (f *File) attemptLocked(shared bool) (*handle, error) {
 			return nil, f.lockError(err)
 		}
 	}
-	for {
+	for try := 0; ; try++ {
 		h, err := f.handleLocked()
 		if err != nil {
 			return nil, err
+		}
+		if try == maxReplaced {
+			h.close()
+			return nil, f.error("lock", fmt.Errorf("%w, again and again: or the file system has no lasting inode numbers", ErrReplaced))
 		}
 		if err := h.attempt(shared); err != nil {
 			switch {
