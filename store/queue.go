@@ -133,6 +133,12 @@ func (r *request) try(begin func() *Tx) (tx *Tx, err error) {
 	return tx, err
 }
 
+// untilCalled waits while the function runs: nobody leaves then.
+func (r *request) untilCalled() {
+	r.calling.Lock()
+	defer r.calling.Unlock()
+}
+
 // call runs the function on the caller's goroutine.
 func (r *request) call(tx *Tx) {
 	returned := false
@@ -162,8 +168,7 @@ func (s *Store) wait(ctx context.Context, r *request) outcome {
 			continue
 		case <-ctx.Done():
 		}
-		r.calling.Lock() // nobody leaves while his function runs
-		r.calling.Unlock()
+		r.untilCalled()
 		switch {
 		case s.leave(r), r.move(ran, gone):
 			return outcome{err: s.timedOut(ctx)}

@@ -18,11 +18,13 @@ import (
 	"runtime/debug"
 
 	"github.com/recordstore/recordstore/internal/stress"
+	"github.com/recordstore/recordstore/internal/stress/locks"
 )
 
 // main is the only place that ends the process.
 func main() {
 	stress.MaybeWorker() // ends the process if it is one of stress
+	locks.MaybeWorker()  // or of stress --lock
 	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/recordstore/recordstore/internal/stress"
+	"github.com/recordstore/recordstore/internal/stress/locks"
 )
 
 // stressFlags are those of the verb that do not go into the Config as they
@@ -21,6 +22,7 @@ type stressFlags struct {
 	stress.Config
 	judge  bool
 	report string
+	lock   lockStressFlags
 }
 
 func newStressCmd(*app) *cobra.Command {
@@ -60,13 +62,29 @@ and --machines, its own --machine, and a --history directory. When all have
 ended, bring the histories together below one directory, and let --judge read
 them.
 
+With --lock there is no store. --processes take one lock as often as they can,
+for microseconds, one in ten to share it, until --acquisitions have been made or
+--duration is over. Meanwhile some are killed, and some suspended, preferably when
+they have the lock, the lock file is truncated, and it is removed whenever it is not
+in use. Each process notes by the machine's clock when it had the lock, and a judge
+compares. Faults are of these kinds:
+
+  overlap   two had the lock at once, and not both to share it
+  stall     for a second after a death nobody had the lock, though none was suspended
+  broken    the notes of a process break off or contradict themselves
+
+--store and --history name the directories of the lock file and of the notes; here
+--protocol naive is a lock file that is deleted on release, and has two holders.
+
 Exit status: 0 if nothing is lost or otherwise at fault, 1 if something is or if
 a process failed. An interrupt ends the run early, and what there is is judged.`,
 		Example: `  recordctl stress
   recordctl stress --duration 30s --store /mnt/disk/stress
   recordctl stress --protocol naive
   recordctl stress --store /nfs/s --history h1 --seed 7 --machines 2 --machine 1
-  recordctl stress --store /nfs/s --history histories --judge`,
+  recordctl stress --store /nfs/s --history histories --judge
+  recordctl stress --lock --acquisitions 1000000
+  recordctl stress --lock --protocol naive`,
 		Args:              arguments(),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
@@ -78,7 +96,7 @@ a process failed. An interrupt ends the run early, and what there is is judged.`
 	flags.DurationVar(&f.Duration, "duration", 10*time.Second, "`time` of the hard form; 0 leaves it out")
 	flags.DurationVar(&f.QuestionWait, "wait", time.Second, "longest random `time` to wait in the first form; 0 leaves it out")
 	flags.Float64Var(&f.KillShare, "kill", 0.2, "`share` of the processes that may be killed; 0: nobody is")
-	flags.DurationVar(&f.KillEvery, "kill-every", 200*time.Millisecond, "mean `time` between two kills")
+	flags.DurationVar(&f.KillEvery, "kill-every", 200*time.Millisecond, "mean `time` between two kills; with --lock 50ms if not given")
 	flags.IntVar(&f.Threads, "threads", 4, "`number` of goroutines in every tenth writer; the others have one")
 	flags.DurationVar(&f.ReadPause, "read-pause", 50*time.Millisecond, "mean `time` between two reads of a reader")
 	flags.Uint64Var(&f.Seed, "seed", 0, "`number` that determines what is random (default: a new one, which is printed)")
@@ -91,9 +109,17 @@ a process failed. An interrupt ends the run early, and what there is is judged.`
 	flags.IntVar(&f.Machines, "machines", 1, "`number` of machines that take part")
 	flags.IntVar(&f.Machine, "machine", 1, "`number` of this machine among them, from 1")
 	flags.BoolVar(&f.judge, "judge", false, "run nothing; judge the histories below --history against --store")
+	f.lock.add(flags)
 	_ = cmd.RegisterFlagCompletionFunc("protocol", cobra.FixedCompletions(
-		[]string{stress.ProtocolStore, stress.ProtocolNaive}, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
+		[]string{stress.ProtocolStore, stress.ProtocolNaive, locks.ProtocolLockfile}, cobra.ShellCompDirectiveNoFileComp)) // the flag exists
 	return cmd
+}
+
+// A stressResult is what came of a run.
+type stressResult interface {
+	Print(w io.Writer) error
+	OK() bool
+	Verdict() string
 }
 
 func (f *stressFlags) run(cmd *cobra.Command) error {
@@ -106,11 +132,14 @@ func (f *stressFlags) run(cmd *cobra.Command) error {
 	sigs := catchSignals(func(err signalError) { cancel(err) })
 	defer sigs.stop()
 
-	var r stress.Result
+	var r stressResult
 	var err error
-	if f.judge {
+	switch {
+	case f.lock.on:
+		r, err = f.lock.run(ctx, cmd, f.judge)
+	case f.judge:
 		r, err = stress.Judge(ctx, f.History, f.Store)
-	} else {
+	default:
 		progress, clear := progressLine(cmd.ErrOrStderr())
 		r, err = stress.Run(ctx, f.Config, progress)
 		clear()
@@ -144,8 +173,13 @@ func (f *stressFlags) fromRoot(cmd *cobra.Command) (err error) {
 	if flags.Changed("seed") && f.Seed == 0 {
 		return usagef("", "--seed 0 is not a seed; begin with 1")
 	}
+	if err := f.lock.fromRest(cmd, f); err != nil {
+		return err
+	}
 	several := f.Machines > 1
 	switch {
+	case f.lock.on:
+		return nil
 	case f.judge && (f.Store == "" || f.History == ""):
 		return usagef("", "--judge needs --store and --history")
 	case several && !flags.Changed("seed") && !f.judge:
@@ -162,7 +196,7 @@ func (f *stressFlags) fromRoot(cmd *cobra.Command) (err error) {
 }
 
 // print prints the result as the flags say.
-func (f *stressFlags) print(cmd *cobra.Command, r stress.Result) error {
+func (f *stressFlags) print(cmd *cobra.Command, r stressResult) error {
 	content, err := json.Marshal(r)
 	if err != nil {
 		return err
@@ -208,7 +242,7 @@ func progressLine(w io.Writer) (show func(stress.Progress), clear func()) {
 // asFailure gives an error its exit status. The command line was understood.
 func asFailure(err error) error {
 	switch {
-	case errors.Is(err, stress.ErrTaken):
+	case errors.Is(err, stress.ErrTaken), errors.Is(err, locks.ErrTaken):
 		return fail(exitCantCreate, "without --store and --history temporary ones are used", "%w", err)
 	case errors.Is(err, stress.ErrNoHistory):
 		return fail(exitNoInput, "bring those of all machines together below one directory, and name it with --history", "%w", err)

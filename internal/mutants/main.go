@@ -233,6 +233,22 @@ var mutants = []mutant{
 		"retire: an orphan says which segments go", "store/retire.go",
 		"case below.commit == a.commit:", "case below.seq == a.seq:", "^TestRetireSegments$",
 	},
+	{
+		"lock: who has waited does not look what he has locked", "lockfile/wait.go",
+		"if same, err = h.named(f.path); same {", "if same = true; same {", "^TestRemovedWhileWaiting$",
+	},
+	{
+		"lock: who has not waited does not look what he has locked", "lockfile/wait.go",
+		"same, err := h.named(f.path)\n\t\tif err == nil && same {\n\t\t\tf.takenLocked", "same, err := true, error(nil)\n\t\tif err == nil && same {\n\t\t\tf.takenLocked", "^TestRemove$",
+	},
+	{
+		"lock: a file is removed without its lock", "lockfile/gc.go",
+		"if err = h.attempt(false); err != nil {", "if err = error(nil); err != nil {", "^TestRemove$",
+	},
+	{
+		"lock: a file is removed that may be another", "lockfile/gc.go",
+		"if err == nil && !same {", "if err == nil && !same && false {", "^TestRemoveLooks$",
+	},
 }
 
 // imports are added to the file of a mutant that needs them.
