@@ -85,6 +85,7 @@
 //	OFD        open-file-description locks  Linux 3.15 or later  FIFO       nobody
 //	Flock      flock(2)                     Linux                turnstile  nobody, or may name the dead process
 //	                                        macOS                turnstile  may name the dead process
+//	Link       claim files and hard links   all                  none       nobody
 //
 // Elsewhere the package does not compile. On Linux it can be told for Flock that the
 // holder is dead on ext4, XFS, F2FS and tmpfs, outside of containers.
@@ -97,6 +98,28 @@
 // flock(1) with --fcntl, excludes the users of this package and is excluded by
 // them. It is not in the queue, and gets the lock when nobody is waiting. While it
 // has the lock, no holder is named.
+//
+// # Link locks
+//
+// [Link] is for file systems without a lock service, or with one that cannot be
+// relied upon: it needs hard links and nothing else. It differs from the others:
+//
+//   - The lock is not the file but a directory beside it, named like it with ".claims"
+//     at the end, which all who lock can write. It is not lost when the file is
+//     removed, replaced or truncated, and is when the directory is.
+//   - There are no shared locks, and there is no order. Waiters look again, every
+//     100 ms at the longest. Taking the lock flushes a file.
+//   - Death does not release it. Who comes upon the claim of a dead process breaks it,
+//     on proof: that on the same machine, in the same pid namespace, there is no
+//     such process any more, or that the machine has been started anew since. Of a
+//     process on another machine nothing can be proved. Its lock stays, until
+//     somebody who knows that it is gone releases it by hand: [BreakStale] says how.
+//   - With Options.Lease a lock is also broken when its holder has not renewed it for
+//     that long. A holder that was suspended has then lost it, and is told by
+//     [Lock.Check] and [Lock.Unlock], as soon as it runs. What it does before it asks
+//     nobody prevents. No clocks of different machines are compared.
+//   - The claim names the holder with Options.NoRecord too.
+//   - A fork of the process does not share the lock, and a child does not inherit it.
 //
 // # Compatibility
 //
@@ -113,6 +136,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"sync"
+	"time"
 
 	_ "github.com/recordstore/recordstore/internal/platform" // refuses systems without these locks
 )
@@ -202,6 +226,17 @@ type Options struct {
 	// to that group, Open fails, and the file is removed unless somebody else has
 	// opened it meanwhile. The default, nil, leaves the group to the system.
 	Group *int
+
+	// Lease makes a lock of [Link] one that others may break when the holder has not
+	// renewed it for that long, though nothing proves that he is dead. The package
+	// renews it in the background every third of that time. A holder who could not do
+	// so for two thirds, because the process was suspended or the file system out of
+	// reach, has lost the lock, and [Lock.Check] and [Lock.Unlock] say so with
+	// [ErrLost]. The least is 100 ms; over a network it should be many seconds, and
+	// more than the granularity of the server's timestamps. Each lock has the
+	// lease of the File that took it. The default, 0, is a lock that is broken on proof
+	// of the holder's death only. With other mechanisms it is of no consequence.
+	Lease time.Duration
 
 	// NoCreate makes a missing file an error that wraps fs.ErrNotExist.
 	NoCreate bool

@@ -62,10 +62,17 @@ func (f *File) openOrCreate() (fd int, created bool, err error) {
 		mode &^= 0o070 // they are for the group that it is to have, not this one
 	}
 	for try := 0; ; try++ {
+		linked := f.opts.Mechanism == Link // its file is created with its header
 		if f.opts.ReadOnly {
 			fd, err = openFile(f.path, unix.O_RDONLY, 0)
 		} else {
-			fd, created, err = openOrCreate(f.path, mode, !f.opts.NoCreate)
+			fd, created, err = openOrCreate(f.path, mode, !f.opts.NoCreate && !linked)
+		}
+		if linked && !f.opts.NoCreate && !f.opts.ReadOnly && errors.Is(err, fs.ErrNotExist) {
+			err = f.createLinked(mode)
+			if err == nil || errors.Is(err, fs.ErrExist) && try < 100 {
+				continue // and open it
+			}
 		}
 		if !errors.Is(err, fs.ErrPermission) || try == 100 {
 			return fd, created, err
@@ -106,15 +113,21 @@ func (f *File) mode() fs.FileMode {
 // grant gives the file that h has created its group and its mode. If it cannot, it
 // removes the file, unless somebody else has begun to use it.
 func (f *File) grant(h *handle) error {
+	err := f.give(h)
+	if err != nil {
+		f.discard(h)
+	}
+	return err
+}
+
+// give is grant but for the removal.
+func (f *File) give(h *handle) error {
 	err := f.chown(h)
 	if err == nil && f.opts.Mode != 0 { // after chown: the bits are not for another group
 		err = ignoringEINTR(func() error { return unix.Fchmod(h.fd, uint32(f.mode())) })
 		if err != nil {
 			err = fmt.Errorf("the new file could not be given mode %v: %w", f.mode(), err)
 		}
-	}
-	if err != nil {
-		f.discard(h)
 	}
 	return err
 }
@@ -156,6 +169,9 @@ func (f *File) chown(h *handle) error {
 func (f *File) adopt(h *handle) (Mechanism, error) {
 	if f.opts.ReadOnly {
 		return f.adopted(h)
+	}
+	if m, err := f.adoptLinked(h); err != nil || m != Auto {
+		return m, err
 	}
 	// Others need this lock for microseconds. Should a stranger have locked the
 	// file, there is no knowing for how long.
@@ -360,6 +376,9 @@ func (h *handle) announce(purpose string) {
 
 // withdraw clears the record.
 func (h *handle) withdraw() {
+	if l, ok := h.locker.(interface{ check() error }); ok && l.check() != nil {
+		return // by now it may be somebody else's
+	}
 	if !h.opts.NoRecord {
 		_ = h.writeAt(noHolder[:], holderOffset)
 	}
@@ -413,6 +432,12 @@ func look(path string) (status, error) {
 	if st == lockExclusive || st == lockUnseen {
 		s.holder, s.known = decodeHolder(b[holderOffset:][:holderSize])
 	}
+	if l, ok := h.locker.(interface{ holder() (Holder, bool) }); ok && st == lockExclusive {
+		// The claim says who, and the file what for, if it is his.
+		if c, ok := l.holder(); ok && (!s.known || c.PID != s.holder.PID || c.Host != s.holder.Host) {
+			s.holder, s.known = c, true
+		}
+	}
 	s.settled = s.known || st == lockShared || st == lockForeign || st == lockUnseen
 	return s, nil
 }
@@ -458,6 +483,9 @@ func openRead(op, path string) (*handle, []byte, error) {
 	m, b, err := h.check()
 	if m == Auto {
 		m = defaultMechanism
+		if isLinked(path) {
+			m = Link
+		}
 	}
 	if err == nil {
 		err = h.use(m)

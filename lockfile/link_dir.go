@@ -1,0 +1,332 @@
+//go:build unix
+
+package lockfile
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// claimsSuffix is what the name of the directory of claims has more than that of the
+// lock file. Such a directory exists only where the lock file has, or had, a header
+// that says link, and so tells of a lock file that has lost its header what it is.
+const claimsSuffix = ".claims"
+
+// errMoved is returned when the path no longer names the directory of claims that was
+// opened.
+var errMoved = errors.New("the directory of claims was removed or replaced")
+
+// A claimDir is what the protocol asks of the directory of claims: the seam at which
+// tests put others. All but names and close work on the directory that was opened,
+// even if it is not at its path any more. Its methods may be called concurrently.
+type claimDir interface {
+	// names reads the directory, afresh and through its path, so that a network
+	// file system asks its server. It is not atomic: a name that was there from
+	// before the call until after it is among the result, but one that came or
+	// went meanwhile need not be. If the path names another directory by now, or
+	// none, the error is errMoved.
+	names() ([]string, error)
+	// read opens a file afresh and reads it.
+	read(name string) ([]byte, error)
+	// create makes a file that is not there, and whole.
+	create(name string, b []byte) error
+	// flush makes a file outlive a loss of power.
+	flush(name string) error
+	// link and remove are link(2) and unlink(2). The error need not tell the truth.
+	link(from, to string) error
+	remove(name string) error
+	rename(from, to string) error
+	// bump stores the counter of the claim id, if the file at that name is that.
+	// Otherwise the error is errMoved.
+	bump(name string, id claimID, counter uint64) error
+	// older reports by how much a file is older than another, by the file system's
+	// own clock.
+	older(name, than string) (time.Duration, error)
+	close()
+}
+
+// claimFiles is a claimDir on the file system.
+type claimFiles struct {
+	path string
+	root *os.Root
+	is   fs.FileInfo
+	mode fs.FileMode // of new files
+	gid  int         // of new files
+}
+
+// openClaims opens the directory of claims of h, if it is there.
+func openClaims(h *handle) (claimDir, error) {
+	path := h.path + claimsSuffix
+	fi, err := os.Lstat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !fi.IsDir() {
+		return nil, notDirectory(path)
+	}
+	var st unix.Stat_t
+	if err := ignoringEINTR(func() error { return unix.Fstat(h.fd, &st) }); err != nil {
+		return nil, err
+	}
+	root, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, permissionText(err, path)
+	}
+	is, err := root.Stat(".")
+	if err != nil {
+		root.Close()
+		return nil, err
+	}
+	// Who may read the lock file may read the claims. Their owners change them.
+	mode := fs.FileMode(st.Mode)&0o444 | 0o600
+	return &claimFiles{path: path, root: root, is: is, mode: mode, gid: int(st.Gid)}, nil
+}
+
+func notDirectory(path string) error {
+	return &fs.PathError{Op: "open", Path: path, Err: errors.New("it is in the way of the directory that link locks need")}
+}
+
+func permissionText(err error, path string) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return fmt.Errorf("%w; a link lock needs permission to read, write and search %s, which its owner can give with chmod", err, path)
+	}
+	return err
+}
+
+// makeClaims makes the directory of claims of h, unless there is one. Who may use the
+// lock file may use the directory: nothing else would work, since everybody removes
+// everybody's old claims. It gets its name when it has its permissions.
+func makeClaims(h *handle) error {
+	path := h.path + claimsSuffix
+	if fi, err := os.Lstat(path); err == nil {
+		if !fi.IsDir() {
+			return notDirectory(path)
+		}
+		return nil
+	}
+	var st unix.Stat_t
+	if err := ignoringEINTR(func() error { return unix.Fstat(h.fd, &st) }); err != nil {
+		return err
+	}
+	tmp := path + ".new." + newClaimID().String()
+	if err := os.Mkdir(tmp, 0o700); err != nil {
+		return err
+	}
+	// A stranger to the group cannot give it away. Its members then have the
+	// permissions of the others, as he has.
+	_ = os.Chown(tmp, -1, int(st.Gid))
+	if err := os.Chmod(tmp, claimsMode(fs.FileMode(st.Mode)&0o777)); err != nil {
+		_ = os.Remove(tmp)
+		return err
+	}
+	err := os.Rename(tmp, path)
+	if err == nil {
+		return nil
+	}
+	_ = os.Remove(tmp)
+	if fi, statErr := os.Lstat(path); statErr == nil && fi.IsDir() {
+		return nil // somebody else was faster
+	}
+	return err
+}
+
+// claimsMode returns the mode of the directory for that of the lock file. There is no
+// sticky bit, which would keep those who may use the lock from removing old claims.
+func claimsMode(m fs.FileMode) fs.FileMode {
+	d := m&0o666 | 0o600
+	for shift := 0; shift <= 6; shift += 3 {
+		if d>>shift&0o4 != 0 {
+			d |= 0o1 << shift
+		}
+		if d>>shift&0o6 != 0o6 { // to lock takes both
+			d &^= 0o2 << shift
+		}
+	}
+	if d&0o070 == 0o070 {
+		d |= fs.ModeSetgid // so that what is in it belongs to the group too
+	}
+	return d
+}
+
+func (d *claimFiles) names() ([]string, error) {
+	dir, err := os.Open(d.path)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESTALE) {
+			return nil, errMoved
+		}
+		return nil, err
+	}
+	defer dir.Close()
+	fi, err := dir.Stat()
+	if err == nil && !os.SameFile(fi, d.is) {
+		err = errMoved
+	}
+	if err != nil {
+		return nil, err
+	}
+	names, err := dir.Readdirnames(-1)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESTALE) {
+		err = errMoved // removed while it was open
+	}
+	return names, err
+}
+
+func (d *claimFiles) read(name string) ([]byte, error) {
+	b, err := d.root.ReadFile(name)
+	if errors.Is(err, unix.ESTALE) {
+		err = fs.ErrNotExist // removed by another machine while it was open
+	}
+	return b, err
+}
+
+func (d *claimFiles) create(name string, b []byte) error {
+	file, err := d.root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return permissionText(err, d.path)
+	}
+	if fi, statErr := file.Stat(); statErr == nil {
+		if st, ok := fi.Sys().(*syscall.Stat_t); ok && int(st.Gid) != d.gid {
+			_ = file.Chown(-1, d.gid) // see makeClaims
+		}
+	}
+	_, err = file.Write(b)
+	if err == nil {
+		err = file.Chmod(d.mode)
+	}
+	if closeErr := file.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		_ = d.root.Remove(name)
+	}
+	return err
+}
+
+func (d *claimFiles) flush(name string) error {
+	file, err := d.root.OpenFile(name, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	return file.Sync()
+}
+
+func (d *claimFiles) link(from, to string) error   { return d.root.Link(from, to) }
+func (d *claimFiles) remove(name string) error     { return d.root.Remove(name) }
+func (d *claimFiles) rename(from, to string) error { return d.root.Rename(from, to) }
+func (d *claimFiles) close()                       { _ = d.root.Close() }
+
+func (d *claimFiles) bump(name string, id claimID, counter uint64) error {
+	file, err := d.root.OpenFile(name, os.O_RDWR, 0)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESTALE) {
+			err = errMoved
+		}
+		return err
+	}
+	defer file.Close()
+	b := make([]byte, claimCounter)
+	if _, err := file.ReadAt(b, 0); err != nil {
+		return err
+	}
+	if claimID(b[16:32]) != id {
+		return errMoved
+	}
+	if _, err := file.WriteAt(le.AppendUint64(nil, counter), claimCounter); err != nil {
+		return err
+	}
+	return file.Sync()
+}
+
+func (d *claimFiles) older(name, than string) (time.Duration, error) {
+	a, err := d.root.Lstat(name)
+	if err != nil {
+		return 0, err
+	}
+	b, err := d.root.Lstat(than)
+	if err != nil {
+		return 0, err
+	}
+	return b.ModTime().Sub(a.ModTime()), nil
+}
+
+// isLinked reports whether path is, or was, a lock file of the Link mechanism,
+// whatever became of its header.
+func isLinked(path string) bool {
+	fi, err := os.Lstat(path + claimsSuffix)
+	return err == nil && fi.IsDir()
+}
+
+// createLinked creates the lock file with its header, since the header could not be
+// written under a lock: kernel locks may be what this file system does not have, or
+// what hangs on it. If somebody else was faster the error is fs.ErrExist.
+func (f *File) createLinked(mode uint32) error {
+	tmp := f.path + ".new." + newClaimID().String()
+	fd, err := openFile(tmp, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, mode)
+	if err != nil {
+		return err
+	}
+	h := &handle{path: f.path, opts: &f.opts, fd: fd}
+	defer h.close()
+	defer func() { _ = unix.Unlink(tmp) }()
+	if err := f.give(h); err != nil {
+		return err
+	}
+	if err := h.writeAt(encodeHeader(Link), 0); err != nil {
+		return err
+	}
+	if err := ignoringEINTR(func() error { return unix.Fsync(fd) }); err != nil {
+		return err
+	}
+	linkErr := unix.Link(tmp, f.path)
+	// Over a network an error does not mean that it did not happen.
+	if err := h.identify(); err != nil {
+		return err
+	}
+	if same, err := h.named(f.path); err != nil {
+		return err
+	} else if same {
+		return makeClaims(h) // by who may, as not all users of the lock may
+	}
+	return linkError(linkErr)
+}
+
+// linkError says what it means that link(2) failed.
+func linkError(err error) error {
+	switch {
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOTSUP),
+		errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EMLINK):
+		return fmt.Errorf("%w: link locks need hard links, which this file system does not have: %w", errors.ErrUnsupported, err)
+	}
+	return err
+}
+
+// adoptLinked is what adopt does instead of locking the header, which may hang or be
+// impossible where link locks are used. It returns Auto if the file has nothing to do
+// with link locks.
+//
+// A file without a header that has a directory of claims was a lock file of this kind,
+// and was truncated. All who see that write the same header, and need no lock. Any
+// other empty file is not made one: somebody may be adopting it for a lock of another
+// kind at this moment, and without a lock it cannot be agreed on one.
+func (f *File) adoptLinked(h *handle) (Mechanism, error) {
+	if isLinked(f.path) {
+		return Link, h.writeAt(encodeHeader(Link), 0)
+	}
+	if f.opts.Mechanism != Link {
+		return Auto, nil
+	}
+	for range 100 { // somebody may be about to write the header
+		time.Sleep(time.Millisecond)
+		if m, _, err := h.check(); err != nil || m != Auto {
+			return m, err
+		}
+	}
+	return 0, errors.New("the file is empty; a link lock is made with its file: remove it, and open it again")
+}
