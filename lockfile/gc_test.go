@@ -361,7 +361,7 @@ func burst(f *File, mark string, acquired *atomic.Int64) error {
 
 // helpBurst PATH MARK does bursts until its input ends.
 func helpBurst(args []string) error {
-	f, err := Open(args[0], testOptions())
+	f, err := Open(args[0], testOptions(args[0]))
 	if err != nil {
 		return err
 	}

@@ -34,9 +34,11 @@ import (
 //	offset  size  field
 //	0       8     magic, "\x8aRSLOCK\n"
 //	8       2     version, 1
-//	10      2     mechanism: 1 open-file-description locks, 2 flock
+//	10      2     mechanism: 1 open-file-description locks, 2 flock, 3 POSIX, 4 link, 5 Unix, 6 TCP
 //	12      4     checksum of bytes 0 to 12
-//	16      16    zero
+//	16      2     with mechanism 6, the port; otherwise zero
+//	18      2     with mechanism 6, the port with all bits inverted; otherwise zero
+//	20      12    zero
 //
 // Every version keeps the first 16 bytes, so that "later" is not mistaken for
 // "damaged".
@@ -193,6 +195,9 @@ func vacant(b []byte) bool {
 		clear(full[dataOffset:][:dataSize])
 	}
 	clear(full[ticketOffset:][:ticketSize])
+	if headerPort(full) != 0 {
+		clear(full[portOffset:][:4])
+	}
 	return len(bytes.Trim(full, "\x00")) == 0
 }
 

@@ -238,6 +238,12 @@ type Options struct {
 	// of the holder's death only. With other mechanisms it is of no consequence.
 	Lease time.Duration
 
+	// Port is the port of 127.0.0.1 that the lock is, with the mechanism TCP, which
+	// needs one. The file records it; with Auto and no port, that is used, and
+	// with another port Open fails with ErrIncompatible. Other mechanisms have no
+	// port, and do not look at this.
+	Port int
+
 	// NoCreate makes a missing file an error that wraps fs.ErrNotExist.
 	NoCreate bool
 
@@ -318,6 +324,9 @@ func Open(path string, opts *Options) (*File, error) {
 		f.opts.Group = &group
 	}
 	if err := opts.Mechanism.check(); err != nil {
+		return nil, f.error("open", err)
+	}
+	if err := opts.checkPort(); err != nil {
 		return nil, f.error("open", err)
 	}
 	h, err := f.open()

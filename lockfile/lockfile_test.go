@@ -33,7 +33,13 @@ var testMechanism Mechanism
 
 const mechanismEnv = "LOCKFILE_TEST_MECHANISM"
 
-func testOptions() *Options { return &Options{Mechanism: testMechanism} }
+func testOptions(path string) *Options {
+	o := &Options{Mechanism: testMechanism}
+	if testMechanism == TCP {
+		o.Port = testPort(path)
+	}
+	return o
+}
 
 func TestMain(m *testing.M) {
 	if name := os.Getenv(mechanismEnv); name != "" {
@@ -62,7 +68,7 @@ var helpers = map[string]func(args []string) error{
 
 // helpHold PATH [PURPOSE] locks, says so, and holds the lock until its input ends.
 func helpHold(args []string) error {
-	f, err := Open(args[0], testOptions())
+	f, err := Open(args[0], testOptions(args[0]))
 	if err != nil {
 		return err
 	}
@@ -80,7 +86,7 @@ func helpHold(args []string) error {
 func helpCount(args []string) error {
 	goroutines, _ := strconv.Atoi(args[2])
 	times, _ := strconv.Atoi(args[3])
-	f, err := Open(args[0], testOptions())
+	f, err := Open(args[0], testOptions(args[0]))
 	if err != nil {
 		return err
 	}
@@ -150,7 +156,7 @@ func helpHammer(args []string) error {
 	if err != nil {
 		return err
 	}
-	f, err := Open(args[0], testOptions())
+	f, err := Open(args[0], testOptions(args[0]))
 	if err != nil {
 		return err
 	}
@@ -202,7 +208,7 @@ func helpHammer(args []string) error {
 
 // helpOpen PATH opens, locks, unlocks and closes.
 func helpOpen(args []string) error {
-	f, err := Open(args[0], testOptions())
+	f, err := Open(args[0], testOptions(args[0]))
 	if err != nil {
 		fmt.Println(err)
 		return nil
@@ -285,7 +291,7 @@ func (p *process) kill() {
 
 func mustOpen(t testing.TB, path string) *File {
 	t.Helper()
-	f, err := Open(path, testOptions())
+	f, err := Open(path, testOptions(path))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -1021,7 +1027,7 @@ func TestOpenRefuses(t *testing.T) {
 			if err := os.WriteFile(path, tt.contents, 0o666); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := Open(path, testOptions()); !errors.Is(err, tt.want) || !strings.Contains(err.Error(), path) {
+			if _, err := Open(path, testOptions(path)); !errors.Is(err, tt.want) || !strings.Contains(err.Error(), path) {
 				t.Errorf("Open: %v; want %v", err, tt.want)
 			}
 			if _, _, err := Inspect(path); !errors.Is(err, tt.want) {
@@ -1070,6 +1076,10 @@ func TestAdopts(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := lockPath(t)
+			if headerPort(contents) != 0 {
+				contents = bytes.Clone(contents)
+				putPort(contents, testPort(path))
+			}
 			if err := os.WriteFile(path, contents, 0o666); err != nil {
 				t.Fatal(err)
 			}
@@ -1102,7 +1112,7 @@ func TestOpenKinds(t *testing.T) {
 		t.Fatal(err)
 	}
 	for path, want := range map[string]string{link: "symbolic link", dangling: "symbolic link", dir: "directory", os.DevNull: "regular"} {
-		if _, err := Open(path, testOptions()); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := Open(path, testOptions(path)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Open(%s): %v; want %q", path, err, want)
 		}
 		if _, _, err := Inspect(path); err == nil {
@@ -1110,7 +1120,7 @@ func TestOpenKinds(t *testing.T) {
 		}
 	}
 	missing := filepath.Join(dir, "missing")
-	if _, err := Open(missing, &Options{NoCreate: true, Mechanism: testMechanism}); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := Open(missing, &Options{NoCreate: true, Mechanism: testMechanism, Port: testPort(missing)}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("NoCreate: %v", err)
 	}
 	if _, _, err := Inspect(missing); !errors.Is(err, fs.ErrNotExist) {
@@ -1125,7 +1135,7 @@ func TestOpenKinds(t *testing.T) {
 	if _, err := os.Stat(missing); err == nil {
 		t.Error("created what it should not have")
 	}
-	f, err := Open(missing, &Options{Mode: 0o600, Mechanism: testMechanism})
+	f, err := Open(missing, &Options{Mode: 0o600, Mechanism: testMechanism, Port: testPort(missing)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,13 +20,23 @@ const (
 	OFD
 	// Flock is flock(2).
 	Flock
-	// POSIX is the traditional locks of fcntl(2), which belong to a process.
+	// POSIX is the traditional locks of fcntl(2), as other programs use them. They
+	// belong to a process, and are released when anything in it closes a descriptor of
+	// the file. This package does not while the lock is held, but other code may. In a
+	// process waiters queue; among processes there is no order, and streams of
+	// readers can starve a writer. For the sake of programs that know nothing else.
 	POSIX
 	// Link is claim files that are linked to a name.
 	Link
-	// Unix is a Unix-domain socket.
+	// Unix is a Unix-domain socket, for the processes of one machine and, on Linux, of
+	// one network namespace. It cannot be shared. There is no order. On Linux any
+	// user there can keep all others out; elsewhere a socket beside the lock file is
+	// left behind, and whoever removes it while the lock is held lets in another.
 	Unix
-	// TCP is a TCP port.
+	// TCP is the port Options.Port of 127.0.0.1, likewise: for the processes of one
+	// machine and one network namespace, not to be shared, without order. Any program
+	// can keep all others out by listening there, or by having a connection
+	// from that port: choose one that the system does not give to connections.
 	TCP
 )
 
@@ -72,6 +82,11 @@ func (h *handle) use(m Mechanism) error {
 	}
 	if h.opts.ReadOnly {
 		if err := m.mayBeReadOnly(); err != nil {
+			return err
+		}
+	}
+	if m == TCP {
+		if err := h.usePort(); err != nil {
 			return err
 		}
 	}

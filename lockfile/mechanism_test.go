@@ -597,7 +597,7 @@ func (l *fakeLock) probe() (lockState, error) { return lockUnseen, nil }
 func TestInterruptible(t *testing.T) {
 	m, awaits := fakeMechanism(t)
 	path := lockPath(t)
-	f, g := openWith(t, path, Options{Mechanism: m}), openWith(t, path, Options{Mechanism: m})
+	f, g := openWith(t, path, Options{Mechanism: m, Port: 1}), openWith(t, path, Options{Mechanism: m, Port: 1})
 	for range 300 {
 		l := mustLock(t, g, "")
 		w, cancel := lockLater(f, false)
@@ -651,7 +651,7 @@ func TestInterruptible(t *testing.T) {
 func TestCannotShare(t *testing.T) {
 	m, _ := fakeMechanism(t)
 	path := lockPath(t)
-	f, g := openWith(t, path, Options{Mechanism: m}), openWith(t, path, Options{Mechanism: m})
+	f, g := openWith(t, path, Options{Mechanism: m, Port: 1}), openWith(t, path, Options{Mechanism: m, Port: 1})
 	check := func(err error) {
 		t.Helper()
 		if !errors.Is(err, errors.ErrUnsupported) || !strings.Contains(err.Error(), "tcp locks cannot be shared") {

@@ -63,7 +63,7 @@ func (o *obeyer) obey(w []string) (string, error) {
 	case "umask":
 		syscall.Umask(int(number))
 	case "open": // MODE or GROUP or "readonly", each at will
-		opts := testOptions()
+		opts := testOptions(o.path)
 		for _, s := range w[1:] {
 			switch name, value, _ := strings.Cut(s, "="); name {
 			case "mode":

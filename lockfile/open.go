@@ -22,6 +22,8 @@ type handle struct {
 	opts      *Options
 	fd        int
 	dev, ino  uint64 // of the open file
+	readOnly  bool   // is the descriptor
+	port      int    // that the file records, for TCP; or 0
 	users     int    // Locks that share it; protected by File.mu
 	record    []byte // what announce writes
 	swept     bool   // no record that somebody left is in the file
@@ -39,7 +41,7 @@ func (f *File) open() (*handle, error) {
 	if err == nil && created {
 		err = f.grant(h)
 	}
-	if err == nil && m == Auto {
+	if err == nil && (m == Auto || h.lacksPort(m)) {
 		m, err = f.adopt(h)
 	}
 	if err == nil {
@@ -89,6 +91,9 @@ func (f *File) openOrCreate() (fd int, created bool, err error) {
 // set, O_CREAT on an existing file fails in sticky directories like /tmp, for root
 // too.
 func openOrCreate(path string, mode uint32, create bool) (fd int, created bool, err error) {
+	if fd, ok := parkedFD(path, true); ok {
+		return fd, false, nil
+	}
 	for {
 		fd, err = openFile(path, unix.O_RDWR, 0)
 		if !errors.Is(err, fs.ErrNotExist) || !create {
@@ -180,7 +185,7 @@ func (f *File) adopt(h *handle) (Mechanism, error) {
 		if err == nil {
 			break
 		}
-		if m, _, checkErr := h.check(); checkErr != nil || m != Auto {
+		if m, _, checkErr := h.check(); checkErr != nil || m != Auto && !h.lacksPort(m) {
 			return m, checkErr
 		}
 		if err != errBusy {
@@ -194,7 +199,7 @@ func (f *File) adopt(h *handle) (Mechanism, error) {
 		time.Sleep(time.Millisecond)
 	}
 	m, _, err := h.check()
-	if err == nil && m == Auto {
+	if err == nil && (m == Auto || h.lacksPort(m)) {
 		m, err = f.writeHeader(h)
 	}
 	if unlockErr := unlockHeader(h); err == nil {
@@ -208,7 +213,8 @@ func (f *File) writeHeader(h *handle) (Mechanism, error) {
 	if m == Auto {
 		m = defaultMechanism
 	}
-	return m, h.writeAt(encodeHeader(m), 0)
+	h.mechanism, h.port = m, f.opts.Port
+	return m, h.writeAt(h.header(), 0)
 }
 
 // openFile does not follow a link at the end of the path, and does not hang on a
@@ -254,6 +260,7 @@ func (h *handle) check() (m Mechanism, b []byte, err error) {
 	b, err = h.contents()
 	for err == nil {
 		m, err = checkHeader(b)
+		h.port = headerPort(b)
 		if !errors.Is(err, ErrNotLockFile) {
 			break
 		}
@@ -336,6 +343,9 @@ func (h *handle) outdated(path string) bool {
 }
 
 func (h *handle) stat(name string) (fs.FileInfo, error) {
+	if l, ok := h.locker.(*posixLock); ok {
+		return l.stat(name)
+	}
 	// An os.File closes its descriptor, so it gets one of its own. Closing that
 	// releases nothing: the locks belong to the description.
 	fd, err := unix.FcntlInt(uintptr(h.fd), unix.F_DUPFD_CLOEXEC, 0)
@@ -353,7 +363,7 @@ func (h *handle) close() error {
 	if h.locker != nil {
 		err = h.locker.close()
 	}
-	if e := unix.Close(h.fd); err == nil {
+	if e := closeFile(h.fileID(), parkedFile{fd: h.fd, writable: !h.readOnly}); err == nil {
 		err = e
 	}
 	return err
@@ -368,7 +378,7 @@ func (h *handle) announce(purpose string) {
 		return
 	}
 	if h.record == nil {
-		h.record = append(encodeHeader(h.mechanism), encodeHolder(self())...)
+		h.record = append(h.header(), encodeHolder(self())...)
 	}
 	updateHolder(h.record[holderOffset:], purpose, time.Now())
 	_ = h.writeAt(h.record, 0)
@@ -472,14 +482,18 @@ func openRead(op, path string) (*handle, []byte, error) {
 	fail := func(err error) (*handle, []byte, error) {
 		return nil, nil, &fs.PathError{Op: op, Path: path, Err: err}
 	}
-	fd, err := openFile(path, unix.O_RDONLY, 0)
+	fd, ok := parkedFD(path, false)
+	var err error
+	if !ok {
+		fd, err = openFile(path, unix.O_RDONLY, 0)
+	}
 	if err != nil {
 		if fi, statErr := os.Lstat(path); statErr == nil && !fi.Mode().IsRegular() {
 			err = notRegular(fi.Mode())
 		}
 		return fail(err)
 	}
-	h := &handle{path: path, opts: &Options{}, fd: fd}
+	h := &handle{path: path, opts: &Options{}, fd: fd, readOnly: true}
 	m, b, err := h.check()
 	if m == Auto {
 		m = defaultMechanism

@@ -1,0 +1,580 @@
+//go:build unix
+
+package lockfile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestPOSIXGeneral(t *testing.T) { testGeneral(t, POSIX) }
+
+func TestPOSIXExclusion(t *testing.T) {
+	withMechanism(t, POSIX)
+	hammerTogether(t, 20, 2*time.Second)
+}
+
+func TestPOSIXCancelledTry(t *testing.T) {
+	withMechanism(t, POSIX)
+	path := lockPath(t)
+	f := mustOpen(t, path)
+	p := start(t, nil, "hold", path)
+	p.expect("locked")
+	for range 20 {
+		w, cancel := lockLater(f, rand.IntN(2) == 0)
+		eventually(t, "waiting", waiting(f, 1))
+		cancel()
+		<-w
+	}
+	if pid, _, ok := peerOf(t, path); !ok || pid != p.cmd.Process.Pid {
+		t.Errorf("peer %d, %v; want %d", pid, ok, p.cmd.Process.Pid)
+	}
+	p.kill()
+	l, err := f.TryLock("")
+	if err != nil {
+		t.Fatalf("the holder was killed: %v", err)
+	}
+	if pid, _, ok := peerOf(t, path); !ok || pid != os.Getpid() {
+		t.Errorf("peer %d, %v; want this process", pid, ok)
+	}
+	mustUnlock(t, l)
+	if pid, _, ok := peerOf(t, path); ok {
+		t.Errorf("%d has a free lock", pid)
+	}
+}
+
+func init() {
+	helpers["posixtry"] = helpPOSIXTry
+	helpers["posixshare"] = helpPOSIXShare
+}
+
+// helpPOSIXTry PATH says for each line of its input whether the lock is held, as the
+// kernel sees it.
+func helpPOSIXTry(args []string) error {
+	file, err := os.OpenFile(args[0], os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	fmt.Println("ready")
+	for b := make([]byte, 1); ; {
+		if _, err := os.Stdin.Read(b); err != nil {
+			return nil
+		}
+		lk := unix.Flock_t{Type: unix.F_WRLCK, Len: 1}
+		if err := unix.FcntlFlock(file.Fd(), unix.F_GETLK, &lk); err != nil {
+			return err
+		}
+		switch lk.Type {
+		case unix.F_UNLCK:
+			fmt.Println("free")
+		case unix.F_RDLCK:
+			fmt.Println("shared")
+		default:
+			fmt.Println("exclusive")
+		}
+	}
+}
+
+// posixState starts a process that tells what the kernel has locked for this one.
+func posixState(t *testing.T, path string) func(want string) {
+	p := start(t, nil, "posixtry", path)
+	p.expect("ready")
+	return func(want string) {
+		t.Helper()
+		io.WriteString(p.stdin, "?")
+		if got := p.line(); got != want {
+			t.Errorf("to other processes it is %s, want %s", got, want)
+		}
+	}
+}
+
+// TestPOSIXNothingReleases: none of our own functions closes a descriptor of the file
+// while a lock is held, in whatever mechanism they believe.
+func TestPOSIXNothingReleases(t *testing.T) {
+	path := lockPath(t)
+	opts := Options{Mechanism: POSIX}
+	f := openWith(t, path, opts)
+	state := posixState(t, path)
+	for name, do := range map[string]func(l *Lock) error{
+		"Inspect":   func(*Lock) error { _, _, err := Inspect(path); return err },
+		"Holder":    func(*Lock) error { _, _, err := f.Holder(); return err },
+		"ReadData":  func(*Lock) error { _, err := ReadData(path); return err },
+		"Check":     func(l *Lock) error { return l.Check() },
+		"Stat":      func(l *Lock) error { _, err := l.Stat(); return err },
+		"WriteData": func(l *Lock) error { return l.WriteData([]byte("x")) },
+		"Open": func(*Lock) error {
+			g, err := Open(path, &opts)
+			if err != nil {
+				return err
+			}
+			_, tryErr := g.TryLock("")
+			if !errors.Is(tryErr, ErrLocked) {
+				return fmt.Errorf("try: %w", tryErr)
+			}
+			return g.Close()
+		},
+		"Open with another mechanism": func(*Lock) error {
+			if _, err := Open(path, &Options{Mechanism: Flock}); !errors.Is(err, ErrIncompatible) {
+				return err
+			}
+			return nil
+		},
+		"a wait that is given up": func(*Lock) error {
+			g := openWith(t, path, opts)
+			ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
+			defer cancel()
+			if _, err := g.Lock(ctx, ""); !errors.Is(err, context.DeadlineExceeded) {
+				return err
+			}
+			return g.Close()
+		},
+		"closing the File": func(*Lock) error {
+			err := f.Close()
+			f = openWith(t, path, opts)
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			state("free")
+			l := mustLock(t, f, "")
+			state("exclusive")
+			for range 3 {
+				if err := do(l); err != nil {
+					t.Error(err)
+				}
+				runtime.GC() // finalizers close descriptors too
+			}
+			state("exclusive")
+			mustUnlock(t, l)
+			state("free")
+		})
+	}
+	if len(posixFiles.files) != 0 || posixFiles.held.Load() != 0 {
+		t.Errorf("%d files left in the table, %d held", len(posixFiles.files), posixFiles.held.Load())
+	}
+}
+
+// TestPOSIXDescriptors: those that may not be closed are used again, and closed in the
+// end.
+func TestPOSIXDescriptors(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("no way to count descriptors")
+	}
+	fds := func() int {
+		es, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(es)
+	}
+	before := fds()
+	path := lockPath(t)
+	f, err := Open(path, &Options{Mechanism: POSIX})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := mustLock(t, f, "")
+	for range 100 {
+		Inspect(path)
+		ReadData(path)
+		l.Stat()
+		g, err := Open(path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g.TryLock("")
+		g.Close()
+	}
+	if n := fds() - before; n > 6 {
+		t.Errorf("%d descriptors", n)
+	}
+	f.Close()
+	mustUnlock(t, l)
+	if n := fds(); n != before {
+		t.Errorf("%d descriptors before, %d after", before, n)
+	}
+}
+
+// TestPOSIXClosing: nobody takes the lock while a descriptor is being closed, which
+// would release it.
+func TestPOSIXClosing(t *testing.T) {
+	path := lockPath(t)
+	f := openWith(t, path, Options{Mechanism: POSIX})
+	id := f.spare[0].fileID()
+	for _, shared := range []bool{false, true} {
+		begun, end := make(chan struct{}), make(chan struct{})
+		go closeFile(id, parkedFile{close: func() error {
+			close(begun)
+			<-end
+			return nil
+		}})
+		<-begun
+		w, _ := lockLater(f, shared)
+		eventually(t, "waiting", waiting(f, 1))
+		time.Sleep(time.Millisecond)
+		if len(w) > 0 {
+			t.Fatal("locked while a descriptor is being closed")
+		}
+		close(end)
+		mustUnlock(t, receive(t, w))
+	}
+}
+
+// TestPOSIXStrangerCloses is the trap that remains, and that it can be told.
+func TestPOSIXStrangerCloses(t *testing.T) {
+	path := lockPath(t)
+	f := openWith(t, path, Options{Mechanism: POSIX})
+	state := posixState(t, path)
+	for _, shared := range []bool{false, true} {
+		var l *Lock
+		if shared {
+			l = mustRLock(t, f)
+		} else {
+			l = mustLock(t, f, "")
+		}
+		c, ok := l.h.locker.(interface{ check() error })
+		if ok {
+			if err := c.check(); err != nil {
+				t.Errorf("a lock that is held: %v", err)
+			}
+		}
+		if _, err := os.ReadFile(path); err != nil {
+			t.Fatal(err)
+		}
+		state("free")
+		if ok {
+			if err := c.check(); !errors.Is(err, errPosixLost) {
+				t.Errorf("a lock that is lost: %v", err)
+			}
+		}
+		mustUnlock(t, l)
+	}
+	mustUnlock(t, mustLock(t, f, ""))
+}
+
+// TestPOSIXShared: to the kernel all who share in one process are one, and the lock is
+// there until the last is gone.
+func TestPOSIXShared(t *testing.T) {
+	path := lockPath(t)
+	f, g := openWith(t, path, Options{Mechanism: POSIX}), openWith(t, path, Options{Mechanism: POSIX})
+	state := posixState(t, path)
+	a, b, c := mustRLock(t, f), mustRLock(t, g), mustRLock(t, f)
+	state("shared")
+	mustUnlock(t, a)
+	mustUnlock(t, b)
+	g.Close()
+	state("shared")
+	mustUnlock(t, c)
+	state("free")
+}
+
+// helpPOSIXShare PATH holds the lock shared.
+func helpPOSIXShare(args []string) error {
+	f, err := Open(args[0], testOptions(args[0]))
+	if err != nil {
+		return err
+	}
+	l, err := f.RLock(context.Background(), "")
+	if err != nil {
+		return err
+	}
+	fmt.Println("locked")
+	io.Copy(io.Discard, os.Stdin)
+	return l.Unlock()
+}
+
+// TestPOSIXAbandonedWaits: a wait of each kind that is granted late, and replaces what
+// the process has, by which nobody is let in or kept out.
+func TestPOSIXAbandonedWaits(t *testing.T) {
+	withMechanism(t, POSIX)
+	path := lockPath(t)
+	for range 20 {
+		f, g := mustOpen(t, path), mustOpen(t, path)
+		state := posixState(t, path)
+
+		// A writer gives up waiting for a reader elsewhere. We share; when the other is
+		// gone, the wait makes our lock exclusive, and is put right.
+		p := start(t, nil, "posixshare", path)
+		p.expect("locked")
+		w, cancel := lockLater(f, false)
+		eventually(t, "waiting", waiting(f, 1))
+		cancel()
+		<-w
+		r := mustRLock(t, g)
+		p.finish()
+		eventually(t, "the wait over", func() bool {
+			posixFiles.mu.Lock()
+			defer posixFiles.mu.Unlock()
+			file := posixFiles.files[r.h.fileID()]
+			return file.waits == [2]int{}
+		})
+		state("shared")
+		mustUnlock(t, r)
+		state("free")
+
+		// A reader gives up waiting for a writer elsewhere. Who locks exclusively
+		// then must not be made a reader.
+		p = start(t, nil, "hold", path)
+		p.expect("locked")
+		w, cancel = lockLater(f, true)
+		eventually(t, "waiting", waiting(f, 1))
+		cancel()
+		<-w
+		x, _ := lockLater(g, false)
+		eventually(t, "waiting", waiting(g, 1))
+		p.finish()
+		l := receive(t, x)
+		time.Sleep(time.Millisecond)
+		state("exclusive")
+		mustUnlock(t, l)
+		state("free")
+		f.Close()
+		g.Close()
+	}
+}
+
+// TestPOSIXRandom lets Files in several processes lock in both ways, wait, try and give
+// up, so that waits that were given up are granted in the midst of everything.
+func TestPOSIXRandom(t *testing.T) {
+	withMechanism(t, POSIX)
+	path := lockPath(t)
+	mark := filepath.Join(t.TempDir(), "mark")
+	if err := writeTwice(mark, 0); err != nil {
+		t.Fatal(err)
+	}
+	d := 2 * time.Second
+	var ps []*process
+	for range 3 {
+		ps = append(ps, start(t, nil, "posixrandom", path, mark, d.String()))
+	}
+	if err := posixRandom(path, mark, d); err != nil {
+		t.Error(err)
+	}
+	for _, p := range ps {
+		p.finish()
+	}
+}
+
+func init() {
+	helpers["posixrandom"] = func(args []string) error {
+		d, err := time.ParseDuration(args[2])
+		if err != nil {
+			return err
+		}
+		return posixRandom(args[0], args[1], d)
+	}
+}
+
+func posixRandom(path, mark string, d time.Duration) error {
+	var over atomic.Bool
+	time.AfterFunc(d, func() { over.Store(true) })
+	errs := make(chan error, 100)
+	var wg sync.WaitGroup
+	for range 3 {
+		f, err := Open(path, testOptions(path))
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		for range 3 {
+			wg.Go(func() {
+				for !over.Load() {
+					if err := posixStep(f, mark); err != nil {
+						errs <- err
+						return
+					}
+				}
+			})
+		}
+	}
+	wg.Wait()
+	select {
+	case err := <-errs:
+		return err
+	default:
+	}
+	// Waits that were given up may still go on.
+	for range 10000 {
+		posixFiles.mu.Lock()
+		n := 0
+		for _, f := range posixFiles.files {
+			n += len(f.queue) + f.holders + f.closing
+		}
+		posixFiles.mu.Unlock()
+		if n == 0 {
+			return nil
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return errors.New("the table still has locks or waiters")
+}
+
+// posixStep is like count.
+func posixStep(f *File, mark string) error {
+	if rand.IntN(8) == 0 {
+		if _, _, err := Inspect(f.path); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(rand.IntN(2000))*time.Microsecond)
+	defer cancel()
+	shared := rand.IntN(2) == 0
+	var l *Lock
+	var err error
+	switch {
+	case rand.IntN(4) == 0 && shared:
+		l, err = f.TryRLock("")
+	case rand.IntN(4) == 0 && !shared:
+		l, err = f.TryLock("")
+	case shared:
+		l, err = f.RLock(ctx, "")
+	default:
+		l, err = f.Lock(ctx, "")
+	}
+	if errors.Is(err, ErrLocked) || errors.Is(err, context.DeadlineExceeded) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer l.Unlock()
+	b, err := os.ReadFile(mark)
+	if err != nil {
+		return err
+	}
+	var n, m int
+	fmt.Sscan(string(b[:16]), &n)
+	fmt.Sscan(string(b[16:]), &m)
+	if n != m {
+		return fmt.Errorf("overlap: %d and %d", n, m)
+	}
+	if !shared {
+		err = writeTwice(mark, n+1)
+	}
+	if rand.IntN(2) == 0 {
+		time.Sleep(time.Duration(rand.IntN(200)) * time.Microsecond)
+	}
+	again, readErr := os.ReadFile(mark)
+	if shared && readErr == nil && string(again) != string(b) {
+		return errors.New("a writer wrote while we read")
+	}
+	if c, ok := l.h.locker.(interface{ check() error }); ok && err == nil {
+		err = c.check()
+	}
+	return errors.Join(err, readErr)
+}
+
+// TestPOSIXDeadlock: two processes each have one lock and want the other's. The kernel
+// sees a deadlock; we wait, and here it is dissolved by giving up.
+func TestPOSIXDeadlock(t *testing.T) {
+	withMechanism(t, POSIX)
+	one, two := lockPath(t), lockPath(t)
+	p := start(t, nil, "posixboth", one, two)
+	p.expect("first")
+	f, g := mustOpen(t, one), mustOpen(t, two)
+	l := mustLock(t, g, "")
+	io.WriteString(p.stdin, "go\n")
+	p.expect("waiting")
+	for range 3 {
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Millisecond)
+		_, err := f.Lock(ctx, "")
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "held by pid") {
+			t.Errorf("Lock: %v", err)
+		}
+	}
+	mustUnlock(t, l)
+	p.expect("both")
+	p.finish()
+	mustUnlock(t, mustLock(t, f, ""))
+}
+
+func init() {
+	helpers["posixboth"] = func(args []string) error {
+		f, err := Open(args[0], testOptions(args[0]))
+		if err != nil {
+			return err
+		}
+		l, err := f.Lock(context.Background(), "")
+		if err != nil {
+			return err
+		}
+		g, err := Open(args[1], testOptions(args[1]))
+		if err != nil {
+			return err
+		}
+		fmt.Println("first")
+		os.Stdin.Read(make([]byte, 10))
+		time.AfterFunc(50*time.Millisecond, func() { fmt.Println("waiting") })
+		l2, err := g.Lock(context.Background(), "")
+		if err != nil {
+			return err
+		}
+		fmt.Println("both")
+		return errors.Join(l.Unlock(), l2.Unlock())
+	}
+}
+
+// TestPOSIXForeign: a program that has locked the whole file with fcntl, and one that
+// has done so with an open-file-description lock.
+func TestPOSIXForeign(t *testing.T) {
+	withMechanism(t, POSIX)
+	path := lockPath(t)
+	f := mustOpen(t, path)
+	mustUnlock(t, mustLock(t, f, ""))
+	p := start(t, nil, "lockall", path)
+	p.expect("locked")
+	if st := stateOf(t, path); st != lockForeign {
+		t.Errorf("state %v", st)
+	}
+	var held *HeldError
+	if _, err := f.TryLock(""); !errors.As(err, &held) || held.Known {
+		t.Errorf("try: %v", err)
+	}
+	w, _ := lockLater(f, false)
+	eventually(t, "waiting", waiting(f, 1))
+	p.finish()
+	mustUnlock(t, receive(t, w))
+}
+
+func init() {
+	helpers["lockall"] = func(args []string) error {
+		file, err := os.OpenFile(args[0], os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		lk := unix.Flock_t{Type: unix.F_WRLCK}
+		if err := unix.FcntlFlock(file.Fd(), unix.F_SETLK, &lk); err != nil {
+			return err
+		}
+		fmt.Println("locked")
+		io.Copy(io.Discard, os.Stdin)
+		return nil
+	}
+}
+
+func TestPOSIXMechanismRecorded(t *testing.T) {
+	path := lockPath(t)
+	mustUnlock(t, mustLock(t, openWith(t, path, Options{Mechanism: POSIX}), ""))
+	mustUnlock(t, mustLock(t, openWith(t, path, Options{}), ""))
+	for _, m := range []Mechanism{Flock, Unix, TCP} {
+		if _, err := Open(path, &Options{Mechanism: m, Port: 1}); !errors.Is(err, ErrIncompatible) || errors.Is(err, fs.ErrNotExist) ||
+			!strings.Contains(err.Error(), fmt.Sprintf("used with posix locks, not %v locks", m)) {
+			t.Errorf("with %v: %v", m, err)
+		}
+	}
+}
