@@ -44,6 +44,3 @@ type Break struct {
 	Was  Holder
 	Why  string
 }
-
-// ErrLost is reported when the lock is not held any more, though nobody released it.
-var ErrLost = errors.New("the lock was lost")

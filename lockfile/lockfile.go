@@ -20,7 +20,8 @@
 //     is free, and which the next exclusive holder overwrites.
 //   - Waiting costs nothing and ends when the context does. No wait polls; only
 //     a try ([File.TryLock]) looks again, for at most 5 ms, while the lock changes
-//     hands (Linux). However many goroutines wait on a [File], and however many of them
+//     hands (Linux), and [LockAll] looks once a second whether it has come to wait
+//     for another file. However many goroutines wait on a [File], and however many of them
 //     give up, at most two operating-system threads are blocked, one for each kind
 //     of lock.
 //   - Waiters are told who is in their way: a wait that ends without the lock
@@ -64,20 +65,37 @@
 //     turn comes, holds everyone up until it continues or ends; suspended while it
 //     joins the queue, it holds up those who come after it.
 //   - If the file is deleted or replaced while the lock is held, those who come
-//     later lock the new file, and there are two holders. [Lock.Check] tells. Who
-//     is already waiting goes on waiting until the old file is released, and so
-//     does who comes later to a File that is still blocked on it.
+//     later lock the new file, and there are two holders. [Lock.Check] tells, and
+//     [Lock.Context] ends. Who is already waiting goes on waiting until the old file
+//     is released, and so does who comes later to a File that is still blocked on it.
 //   - On a network file system the lock is as good as the server and the mount
 //     options make it: with NFS "nolock" or "local_lock=all" it is silently
 //     confined to one machine, and a lease can be lost while the holder sleeps.
 //     What is said about dying processes then holds for dying machines only
 //     after the server has noticed.
-//   - A child process does not inherit a lock across exec. A fork without exec
-//     (not possible from Go alone), or a child that is given the descriptor, shares
-//     it, and the lock is then held until one of them releases it or both have
-//     ended. If the child outlives its parent, the dead parent is named as the holder.
-//   - Locks are not reentrant: a goroutine that locks twice waits for itself, and
-//     there is no upgrade from shared to exclusive.
+//   - A child process does not inherit a lock across exec unless it is asked to,
+//     with [Lock.Inherit]. A fork without exec (not possible from Go alone) shares it,
+//     and the lock is then held until both have ended or one has released it. If the
+//     child outlives its parent, the dead parent is named as the holder.
+//   - Locks are not reentrant, and there is no upgrade from shared to exclusive. A
+//     goroutine that locks twice waits for itself, unless its context says what it
+//     has (see below).
+//
+// # Work under a lock
+//
+// [File.Do] runs a function under the lock, and releases it however the function
+// ends. The function's context is that of the lock: it ends when the lock does, and
+// says why. It also says what is held: whoever asks with it, or with one derived from
+// it, for a lock on the same file, by whatever path, gets [ErrNested] at once instead
+// of waiting for himself. [Lock.Context] is that context for who locks without Do.
+//
+//	err := f.Do(ctx, "deploy", func(ctx context.Context) error {
+//		return exec.CommandContext(ctx, "rsync", ...).Run() // killed if the lock is lost
+//	})
+//
+// Work that needs several locks takes them with [LockAll], in an order that is the
+// same for all. Who takes them one by one must see to the order himself, or two may
+// wait for each other for ever: the package does not see that.
 //
 // # Platforms
 //
@@ -132,7 +150,6 @@ import (
 	"container/list"
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"path/filepath"
 	"sync"
@@ -146,13 +163,25 @@ var (
 	// because someone else has it or is before us.
 	ErrLocked = errors.New("locked by another user")
 
-	// ErrReleased is reported by the methods of a [Lock] after Unlock.
+	// ErrReleased is reported by the methods of a [Lock] after Unlock, and is then
+	// the cause of the end of its context.
 	ErrReleased = errors.New("lock already released")
 
-	// ErrReplaced is reported by [Lock.Check] when the path no longer names the
-	// file that is locked, and by the methods that take a lock when it never names
-	// the file that was just opened, as if somebody replaced it all the time.
+	// ErrReplaced is reported by [Lock.Check], and as the cause of the end of a
+	// [Lock.Context], when the path no longer names the file that is locked; and by
+	// the methods that take a lock when it never names the file that was just
+	// opened, as if somebody replaced it all the time.
 	ErrReplaced = errors.New("lock file was deleted or replaced")
+
+	// ErrLost is reported by [Lock.Check] and [Lock.Unlock], and as the cause of the
+	// end of a [Lock.Context], when somebody else may have, or have had, the lock
+	// since it was taken. The locks that the kernel keeps, those of OFD and Flock
+	// among them, are not lost.
+	ErrLost = errors.New("lock was lost")
+
+	// ErrNested is reported to who asks for a lock with a context that says that he
+	// has it already.
+	ErrNested = errors.New("nested lock")
 
 	// ErrNotLockFile is reported when a file has contents that this package did not
 	// write.
@@ -352,6 +381,12 @@ func (f *File) Name() string { return f.name }
 // the error wraps fs.ErrClosed. If the lock file is found to be deleted or
 // replaced, Lock opens the path anew, as [Open] did, and waits for that; a missing
 // directory is an error. The operating system's errors are *fs.PathError.
+//
+// If ctx comes from the [Lock.Context] of a lock that is still held on the file that
+// the path names, Lock would wait for its own caller. It returns an error that wraps
+// [ErrNested] at once. This is so for every combination of exclusive and shared locks,
+// since two shared ones wait for each other too if somebody who wants the lock
+// exclusively comes between them; and for whatever paths name the file.
 func (f *File) Lock(ctx context.Context, purpose string) (*Lock, error) {
 	return f.lock(ctx, false, purpose)
 }
@@ -456,98 +491,4 @@ func (f *File) checkOpen(op string) error {
 
 func (f *File) error(op string, err error) error {
 	return &fs.PathError{Op: op, Path: f.name, Err: err}
-}
-
-// A Lock is a lock that is held, until Unlock is called or the process ends. It is
-// not released when it becomes unreachable.
-//
-// A Lock may be used by several goroutines at once, and unlocked by another than
-// the one that obtained it.
-type Lock struct {
-	f      *File
-	shared bool
-
-	mu sync.Mutex
-	h  *handle // nil when released
-}
-
-// newLock makes the holder known.
-func (f *File) newLock(h *handle, shared bool, purpose string) *Lock {
-	if !shared {
-		h.announce(purpose)
-	}
-	return &Lock{f: f, h: h, shared: shared}
-}
-
-// Unlock releases the lock. It does so once: every further call changes nothing
-// and returns an error that wraps [ErrReleased]. After any other error the lock
-// is released nevertheless.
-func (l *Lock) Unlock() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.h == nil {
-		return l.f.error("unlock", ErrReleased)
-	}
-	h := l.h
-	l.h = nil
-	if !l.shared {
-		h.withdraw()
-	}
-	if err := l.f.release(h); err != nil {
-		return l.f.error("unlock", err)
-	}
-	return nil
-}
-
-// Check reports whether the path still names the file that is locked, by device
-// and inode. If it does not, the error wraps [ErrReplaced], and another process
-// may by now hold the lock on the new file.
-func (l *Lock) Check() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.h == nil {
-		return l.f.error("check", ErrReleased)
-	}
-	same, err := l.h.named(l.f.path)
-	if err == nil && !same {
-		err = ErrReplaced
-	}
-	if err != nil {
-		return l.f.error("check", err)
-	}
-	return nil
-}
-
-// Stat describes the locked file, which need not be the one that the path names
-// now: see [Lock.Check].
-func (l *Lock) Stat() (fs.FileInfo, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.h == nil {
-		return nil, l.f.error("stat", ErrReleased)
-	}
-	return l.h.stat(l.f.name)
-}
-
-// WriteData stores p, at most [MaxData] bytes that belong to the application, in
-// the lock file, in place of what was there. It needs an exclusive lock.
-//
-// The bytes outlive the lock and the process. A process that is killed in
-// WriteData leaves the old bytes or the new ones. WriteData does not flush: after
-// a loss of power there may be either, or none, or a checksum that does not match.
-func (l *Lock) WriteData(p []byte) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch {
-	case l.h == nil:
-		return l.f.error("write", ErrReleased)
-	case l.shared:
-		return l.f.error("write", errors.New("the lock is shared"))
-	case len(p) > MaxData:
-		return l.f.error("write", fmt.Errorf("%d bytes of data, of at most %d", len(p), MaxData))
-	}
-	if err := l.h.writeAt(encodeData(p), dataOffset); err != nil {
-		return l.f.error("write", err)
-	}
-	return nil
 }

@@ -53,6 +53,12 @@ var generalTests = []struct {
 	{"ChildDoesNotInherit", TestChildDoesNotInherit},
 	{"Chdir", TestChdir},
 	{"Fairness", TestFairness},
+	{"Context", TestContext},
+	{"ContextReplaced", TestContextReplaced},
+	{"Do", TestDo},
+	{"Nested", TestNested},
+	{"LockAllErrors", TestLockAllErrors},
+	{"LockAllReplaced", TestLockAllReplaced},
 }
 
 func testGeneral(t *testing.T, m Mechanism) {

@@ -21,12 +21,23 @@ type handle struct {
 	path      string    // absolute, unless it was opened to be looked at
 	opts      *Options
 	fd        int
-	dev, ino  uint64 // of the open file
+	fileID           // of the open file
 	readOnly  bool   // is the descriptor
 	port      int    // that the file records, for TCP; or 0
 	users     int    // Locks that share it; protected by File.mu
+	inherited bool   // children may have a descriptor of it; protected by File.mu
 	record    []byte // what announce writes
 	swept     bool   // no record that somebody left is in the file
+}
+
+// A fileID tells a file that exists from all others.
+type fileID struct{ dev, ino uint64 }
+
+// identify returns which file the path names.
+func identify(path string) (fileID, error) {
+	var st unix.Stat_t
+	err := ignoringEINTR(func() error { return unix.Lstat(path, &st) })
+	return fileID{uint64(st.Dev), uint64(st.Ino)}, err
 }
 
 // open opens the lock file, and creates it if it may. The file is one of ours when
@@ -328,12 +339,11 @@ func (h *handle) writeAt(b []byte, off int64) error {
 // named reports whether path names the file that h has open. Since that is open,
 // its inode number cannot have been given to another.
 func (h *handle) named(path string) (bool, error) {
-	var st unix.Stat_t
-	err := ignoringEINTR(func() error { return unix.Lstat(path, &st) })
+	id, err := identify(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
-	return err == nil && uint64(st.Dev) == h.dev && uint64(st.Ino) == h.ino, err
+	return err == nil && id == h.fileID, err
 }
 
 // outdated reports whether the path is known not to name the open file any more.
@@ -346,15 +356,23 @@ func (h *handle) stat(name string) (fs.FileInfo, error) {
 	if l, ok := h.locker.(*posixLock); ok {
 		return l.stat(name)
 	}
-	// An os.File closes its descriptor, so it gets one of its own. Closing that
-	// releases nothing: the locks belong to the description.
-	fd, err := unix.FcntlInt(uintptr(h.fd), unix.F_DUPFD_CLOEXEC, 0)
+	file, err := h.dup(name)
 	if err != nil {
 		return nil, &fs.PathError{Op: "stat", Path: name, Err: err}
 	}
-	file := os.NewFile(uintptr(fd), name)
 	defer file.Close()
 	return file.Stat()
+}
+
+// dup returns an os.File of the same description. An os.File closes its descriptor, so
+// it gets one of its own. While ours is open closing that releases nothing: the locks
+// belong to the description.
+func (h *handle) dup(name string) (*os.File, error) {
+	fd, err := unix.FcntlInt(uintptr(h.fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	return os.NewFile(uintptr(fd), name), nil
 }
 
 // close releases what h has locked.
@@ -363,7 +381,7 @@ func (h *handle) close() error {
 	if h.locker != nil {
 		err = h.locker.close()
 	}
-	if e := closeFile(h.fileID(), parkedFile{fd: h.fd, writable: !h.readOnly}); err == nil {
+	if e := closeFile(h.fileID, parkedFile{fd: h.fd, writable: !h.readOnly}); err == nil {
 		err = e
 	}
 	return err
@@ -386,9 +404,6 @@ func (h *handle) announce(purpose string) {
 
 // withdraw clears the record.
 func (h *handle) withdraw() {
-	if l, ok := h.locker.(interface{ check() error }); ok && l.check() != nil {
-		return // by now it may be somebody else's
-	}
 	if !h.opts.NoRecord {
 		_ = h.writeAt(noHolder[:], holderOffset)
 	}

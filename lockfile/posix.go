@@ -3,7 +3,7 @@
 package lockfile
 
 import (
-	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -56,12 +56,10 @@ import (
 func init() { mechanisms[POSIX] = func(h *handle) locker { return &posixLock{h: h} } }
 
 // errPosixLost is what check reports, on systems where it can be told.
-var errPosixLost = errors.New("the lock is lost: something in this process has closed a descriptor of the file")
+var errPosixLost = fmt.Errorf("%w: something in this process has closed a descriptor of the file", ErrLost)
 
 // posixFiles has the files that the process has locked or waits for.
 var posixFiles = posixTable{files: map[fileID]*posixFile{}}
-
-type fileID struct{ dev, ino uint64 }
 
 type posixTable struct {
 	mu    sync.Mutex // held for no call that waits
@@ -122,8 +120,6 @@ func posixType(shared bool) int16 {
 	}
 	return unix.F_WRLCK
 }
-
-func (h *handle) fileID() fileID { return fileID{h.dev, h.ino} }
 
 // fileLocked returns what the table has on a file, and puts it there. The caller calls
 // forgetLocked.
@@ -230,8 +226,8 @@ func (l *posixLock) tryOr(shared bool, busy func(*posixFile)) error {
 	t := &posixFiles
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	f := t.fileLocked(l.h.fileID())
-	defer t.forgetLocked(l.h.fileID(), f)
+	f := t.fileLocked(l.h.fileID)
+	defer t.forgetLocked(l.h.fileID, f)
 	err := errBusy
 	if len(f.queue) == 0 || l.h.opts.NoQueue {
 		err = t.takeLocked(f, l, shared)
@@ -246,7 +242,7 @@ func (l *posixLock) join() error {
 	t := &posixFiles
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if f := t.files[l.h.fileID()]; f != nil && len(f.queue) > 0 && !l.h.opts.NoQueue {
+	if f := t.files[l.h.fileID]; f != nil && len(f.queue) > 0 && !l.h.opts.NoQueue {
 		return errBusy
 	}
 	return nil
@@ -256,13 +252,13 @@ func (l *posixLock) await(shared bool) error {
 	t := &posixFiles
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	f := t.fileLocked(l.h.fileID())
+	f := t.fileLocked(l.h.fileID)
 	f.awaits++
 	defer func() {
 		f.awaits--
 		l.waits = false
 		f.dequeueLocked(l)
-		t.forgetLocked(l.h.fileID(), f)
+		t.forgetLocked(l.h.fileID, f)
 	}()
 	pause := pauser{}
 	for {
@@ -336,7 +332,7 @@ func (l *posixLock) leave() {
 	t := &posixFiles
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if f := t.files[l.h.fileID()]; f != nil && l.waits && !l.left {
+	if f := t.files[l.h.fileID]; f != nil && l.waits && !l.left {
 		l.left = true
 		f.dequeueLocked(l)
 		l.wake()
@@ -348,7 +344,7 @@ func (l *posixLock) rejoin() {
 	t := &posixFiles
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if f := t.files[l.h.fileID()]; f != nil && l.waits && l.left {
+	if f := t.files[l.h.fileID]; f != nil && l.waits && l.left {
 		l.left = false
 		f.enqueueLocked(l)
 	}
@@ -358,11 +354,11 @@ func (l *posixLock) unlock() error {
 	t := &posixFiles
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	f := t.files[l.h.fileID()]
+	f := t.files[l.h.fileID]
 	if f == nil || !l.held {
 		return nil
 	}
-	defer t.forgetLocked(l.h.fileID(), f)
+	defer t.forgetLocked(l.h.fileID, f)
 	l.held = false
 	if f.holders--; f.holders > 0 {
 		return nil
@@ -389,15 +385,15 @@ func (l *posixLock) close() error {
 	err := l.unlock()
 	t := &posixFiles
 	t.mu.Lock()
-	if f := t.files[l.h.fileID()]; f != nil {
+	if f := t.files[l.h.fileID]; f != nil {
 		f.dequeueLocked(l)
-		t.forgetLocked(l.h.fileID(), f)
+		t.forgetLocked(l.h.fileID, f)
 	}
 	file := l.file
 	l.file = nil
 	t.mu.Unlock()
 	if file != nil {
-		_ = closeFile(l.h.fileID(), parkedFile{close: file.Close})
+		_ = closeFile(l.h.fileID, parkedFile{close: file.Close})
 	}
 	return err
 }
@@ -433,7 +429,7 @@ func (l *posixLock) look() (st lockState, pid int, err error) {
 	t := &posixFiles
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if f := t.files[l.h.fileID()]; f != nil && f.holders > 0 {
+	if f := t.files[l.h.fileID]; f != nil && f.holders > 0 {
 		if f.exclusive {
 			return lockExclusive, os.Getpid(), nil
 		}

@@ -214,7 +214,7 @@ func TestPOSIXDescriptors(t *testing.T) {
 func TestPOSIXClosing(t *testing.T) {
 	path := lockPath(t)
 	f := openWith(t, path, Options{Mechanism: POSIX})
-	id := f.spare[0].fileID()
+	id := f.spare[0].fileID
 	for _, shared := range []bool{false, true} {
 		begun, end := make(chan struct{}), make(chan struct{})
 		go closeFile(id, parkedFile{close: func() error {
@@ -319,7 +319,7 @@ func TestPOSIXAbandonedWaits(t *testing.T) {
 		eventually(t, "the wait over", func() bool {
 			posixFiles.mu.Lock()
 			defer posixFiles.mu.Unlock()
-			file := posixFiles.files[r.h.fileID()]
+			file := posixFiles.files[r.h.fileID]
 			return file.waits == [2]int{}
 		})
 		state("shared")

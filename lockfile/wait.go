@@ -85,7 +85,8 @@ type locker interface {
 	// leave and rejoin are called with File.mu held, which await is not.
 	rejoin()
 
-	// unlock releases the lock, after which the handle can be used anew.
+	// unlock releases the lock, after which the handle can be used anew. An error that
+	// wraps ErrLost says that somebody else has had the lock since it was taken.
 	unlock() error
 
 	// probe looks at the lock without touching it. It is called on a handle of its
@@ -98,6 +99,19 @@ type locker interface {
 	// be called at any time, but not during await.
 	close() error
 }
+
+// A locker whose lock can be lost while it is held, in another way than by the death
+// of the process, may implement these too. Their operations are called while the lock
+// is held, by several goroutines at once, and beside nothing but each other and join.
+type (
+	// A checker finds out whether the lock is still held. If it is not, check
+	// returns an error that wraps ErrLost; other errors mean that it cannot tell.
+	checker interface{ check() error }
+
+	// A notifier has a channel that is closed when the lock is known to be lost.
+	// Each time that the lock is taken it is another.
+	notifier interface{ lost() <-chan struct{} }
+)
 
 // A waiter is a goroutine waiting for a lock.
 type waiter struct {
@@ -115,6 +129,9 @@ func (f *File) lock(ctx context.Context, shared bool, purpose string) (*Lock, er
 	if err := ctx.Err(); err != nil {
 		return nil, f.ended(err)
 	}
+	if err := f.checkNested(ctx); err != nil {
+		return nil, err
+	}
 	f.mu.Lock()
 	h, err := f.attemptLocked(shared)
 	if !errors.Is(err, errBusy) {
@@ -122,7 +139,7 @@ func (f *File) lock(ctx context.Context, shared bool, purpose string) (*Lock, er
 		if err != nil {
 			return nil, err
 		}
-		return f.newLock(h, shared, purpose), nil
+		return f.newLock(ctx, h, shared, purpose), nil
 	}
 	w := f.enqueueLocked(shared)
 	f.mu.Unlock()
@@ -139,7 +156,7 @@ func (f *File) lock(ctx context.Context, shared bool, purpose string) (*Lock, er
 	if a.err != nil {
 		return nil, a.err
 	}
-	return f.newLock(a.h, shared, purpose), nil
+	return f.newLock(ctx, a.h, shared, purpose), nil
 }
 
 // settleTime bounds how long a try looks on while the lock changes hands. The
@@ -156,7 +173,7 @@ func (f *File) try(shared bool, purpose string) (*Lock, error) {
 		h, err := f.attemptLocked(shared)
 		f.mu.Unlock()
 		if err == nil {
-			return f.newLock(h, shared, purpose), nil
+			return f.newLock(context.Background(), h, shared, purpose), nil
 		}
 		if !errors.Is(err, errBusy) {
 			return nil, err
@@ -279,8 +296,12 @@ func (f *File) release(h *handle) error {
 	if f.joinable == h {
 		f.joinable = nil
 	}
+	inherited := h.inherited
 	f.mu.Unlock()
 
+	if inherited {
+		return h.close() // to unlock would take the lock from the children too
+	}
 	err := h.unlock()
 	if err != nil {
 		h.close() // which releases too

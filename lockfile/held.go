@@ -1,0 +1,344 @@
+package lockfile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"sync"
+	"time"
+)
+
+// A Lock is a lock that is held, until Unlock is called or the process ends. It is
+// not released when it becomes unreachable.
+//
+// A Lock may be used by several goroutines at once, and unlocked by another than
+// the one that obtained it.
+type Lock struct {
+	f       *File
+	shared  bool
+	purpose string
+	id      fileID          // of the locked file
+	parent  context.Context // what Context is derived from
+
+	mu      sync.Mutex
+	h       *handle                   // nil when released
+	given   []*os.File                // descriptors for children, see Inherit
+	lost    error                     // that it was lost, once that has been seen
+	ctx     context.Context           // nil until Context is called
+	cancels []context.CancelCauseFunc // of all contexts that end with the lock
+	stop    chan struct{}             // ends watch; nil if that does not run, and then there are no cancels
+}
+
+// newLock makes the holder known.
+func (f *File) newLock(ctx context.Context, h *handle, shared bool, purpose string) *Lock {
+	if !shared {
+		h.announce(purpose)
+	}
+	return &Lock{f: f, shared: shared, purpose: purpose, id: h.fileID, parent: ctx, h: h}
+}
+
+// Unlock releases the lock. It does so once: every further call changes nothing
+// and returns an error that wraps [ErrReleased]. After any other error the lock
+// is released nevertheless; one that wraps [ErrLost] says that it was not held all
+// the time.
+//
+// The lock's context ends before anybody else can have the lock. After
+// [Lock.Inherit] the lock is released only when the children have ended too.
+func (l *Lock) Unlock() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.h == nil {
+		return l.f.error("unlock", ErrReleased)
+	}
+	if l.stop != nil {
+		l.endLocked(l.f.error("lock", ErrReleased))
+	}
+	for _, file := range l.given {
+		file.Close()
+	}
+	l.given = nil
+	// The record stays for as long as the children have the lock, and is not ours
+	// to clear once somebody else has it.
+	if !l.shared && !l.inherited() && l.checkHeldLocked() == nil {
+		l.h.withdraw()
+	}
+	h := l.h
+	l.h = nil
+	if err := l.f.release(h); err != nil {
+		return l.f.error("unlock", err)
+	}
+	return nil
+}
+
+// Check reports whether the lock is still what it was when it was taken. If the path
+// does not name the file that is locked, by device and inode, the error wraps
+// [ErrReplaced], and another process may by now hold the lock on the new file. If
+// somebody else may have the lock on this file, the error wraps [ErrLost]. Check looks
+// each time that it is called, and what it has once found remains so.
+func (l *Lock) Check() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.h == nil {
+		return l.f.error("check", ErrReleased)
+	}
+	if l.lost != nil {
+		return l.lost
+	}
+	err := l.checkHeldLocked()
+	if err == nil {
+		var same bool
+		if same, err = l.h.named(l.f.path); err == nil && !same {
+			err = ErrReplaced
+		}
+	}
+	if err == nil {
+		return nil
+	}
+	err = l.f.error("check", err)
+	if errors.Is(err, ErrReplaced) || errors.Is(err, ErrLost) {
+		l.loseLocked(err)
+	}
+	return err
+}
+
+// checkHeldLocked asks the mechanism, if its locks can be lost, whether this one was.
+func (l *Lock) checkHeldLocked() error {
+	if c, ok := l.h.locker.(checker); ok {
+		return c.check()
+	}
+	return nil
+}
+
+// loseLocked notes that the lock, which is not released, was lost.
+func (l *Lock) loseLocked(err error) {
+	l.lost = err
+	l.endLocked(err)
+}
+
+// Context returns a context for the work that the lock protects. It is derived from
+// the context that was given to Lock, and so has its values and ends when that does;
+// after a try it is derived from [context.Background]. It also ends when the lock is
+// unlocked or lost, and context.Cause then returns an error that names the lock file
+// and wraps
+//
+//   - [ErrReleased] after [Lock.Unlock],
+//   - [ErrReplaced] when the lock file has been deleted or replaced, which is looked
+//     at about once a second, and whenever Check is called,
+//   - [ErrLost] when the lock itself was lost, at once if the mechanism knows it.
+//
+// A deadline for Lock is therefore one for the work. Who wants to limit the wait only
+// gives Lock a context that can be cancelled, has a timer cancel it, and stops the timer
+// when he has the lock.
+//
+// Every call returns the same context. From the first call on, until Unlock, a
+// goroutine keeps watch; who does not call Context pays nothing for it.
+//
+// A Lock call with this context, or one derived from it, on the same lock file fails
+// with [ErrNested] until this lock is unlocked.
+func (l *Lock) Context() context.Context {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ctx == nil {
+		l.ctx = l.deriveLocked(l.parent)
+	}
+	return l.ctx
+}
+
+func (l *Lock) deriveContext(parent context.Context) context.Context {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.deriveLocked(parent)
+}
+
+// deriveLocked returns a context derived from parent that ends with the lock, and
+// says that the lock is held.
+func (l *Lock) deriveLocked(parent context.Context) context.Context {
+	outer, _ := parent.Value(heldKey{}).(*heldLocks)
+	ctx, cancel := context.WithCancelCause(context.WithValue(parent, heldKey{}, &heldLocks{l, outer}))
+	switch {
+	case l.h == nil:
+		cancel(l.f.error("lock", ErrReleased))
+	case l.lost != nil:
+		cancel(l.lost)
+	default:
+		l.cancels = append(l.cancels, cancel)
+		if l.stop == nil {
+			l.stop = make(chan struct{})
+			var lost <-chan struct{}
+			if n, ok := l.h.locker.(notifier); ok {
+				lost = n.lost()
+			}
+			go l.watch(l.stop, lost, watchPeriod)
+		}
+	}
+	return ctx
+}
+
+// endLocked ends the contexts and the watch.
+func (l *Lock) endLocked(cause error) {
+	for _, cancel := range l.cancels {
+		cancel(cause)
+	}
+	l.cancels = nil
+	if l.stop != nil {
+		close(l.stop)
+		l.stop = nil
+	}
+}
+
+// watchPeriod is how often it is looked at whether a path still names the file that is
+// locked or waited for. There is no notification of that on network file systems.
+// Tests make it shorter.
+var watchPeriod = time.Second
+
+func (l *Lock) watch(stop, lost <-chan struct{}, period time.Duration) {
+	tick := time.NewTicker(period)
+	defer tick.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-lost:
+			l.mu.Lock()
+			if l.h != nil && l.lost == nil {
+				l.loseLocked(l.f.error("lock", ErrLost))
+			}
+			l.mu.Unlock()
+			return
+		case <-tick.C:
+			_ = l.Check() // ends the contexts; if it cannot tell, it may the next time
+		}
+	}
+}
+
+// heldLocks is the value for heldKey of a context: the locks that are held by whose
+// work it is for. Some may have been released since.
+type heldLocks struct {
+	l     *Lock
+	outer *heldLocks
+}
+
+type heldKey struct{}
+
+// checkNested returns an error if ctx says that the lock is held on the file that the
+// path names now.
+func (f *File) checkNested(ctx context.Context) error {
+	held, _ := ctx.Value(heldKey{}).(*heldLocks)
+	if held == nil {
+		return nil
+	}
+	id, err := identify(f.path)
+	if err != nil {
+		return nil // there is none that could be held; or locking it will say why not
+	}
+	for ; held != nil; held = held.outer {
+		l := held.l
+		if l.id != id || l.isReleased() {
+			continue
+		}
+		if err := f.checkOpen("lock"); err != nil {
+			return err
+		}
+		how := "exclusively"
+		if l.shared {
+			how = "shared"
+		}
+		if l.f.path != f.path {
+			how += ", as " + l.f.name
+		}
+		if l.purpose != "" {
+			how += ", for " + l.purpose
+		}
+		return f.error("lock", fmt.Errorf("%w: the context is that of work under this lock, which is held %s", ErrNested, how))
+	}
+	return nil
+}
+
+func (l *Lock) isReleased() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.h == nil
+}
+
+// Do takes the lock exclusively, as [File.Lock] does, calls fn, and releases the lock,
+// also if fn panics or calls [runtime.Goexit]. The context that fn gets is
+// [Lock.Context]: it is derived from ctx, so that a deadline for the wait is one for fn
+// too, and ends when the lock is lost.
+//
+// If the lock cannot be had, Do returns the error of Lock, and fn is not called.
+// Otherwise Do returns what fn returns. If the lock is found lost when fn has
+// returned, or releasing it fails, the errors are joined to fn's, with [errors.Join].
+//
+// So an error that wraps [ErrLocked] is that of Lock unless fn returns such an error
+// of its own, of another lock perhaps. Where that is possible, let fn set a variable
+// that says that it was called.
+func (f *File) Do(ctx context.Context, purpose string, fn func(ctx context.Context) error) error {
+	return f.do(ctx, false, purpose, fn)
+}
+
+// RDo is like [File.Do] with a shared lock, as [File.RLock] takes.
+func (f *File) RDo(ctx context.Context, purpose string, fn func(ctx context.Context) error) error {
+	return f.do(ctx, true, purpose, fn)
+}
+
+func (f *File) do(ctx context.Context, shared bool, purpose string, fn func(ctx context.Context) error) (err error) {
+	l, err := f.lock(ctx, shared, purpose)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		lost := l.Check()
+		released := l.Unlock()
+		if errors.Is(lost, ErrLost) && errors.Is(released, ErrLost) {
+			released = nil // it says the same
+		}
+		if lost != nil && errors.Is(err, lost) {
+			lost = nil // fn has returned the cause of its context's end
+		}
+		if lost != nil || released != nil {
+			err = errors.Join(err, lost, released)
+		}
+	}()
+	return fn(l.Context())
+}
+
+// Stat describes the locked file, which need not be the one that the path names
+// now: see [Lock.Check].
+func (l *Lock) Stat() (fs.FileInfo, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.h == nil {
+		return nil, l.f.error("stat", ErrReleased)
+	}
+	return l.h.stat(l.f.name)
+}
+
+// WriteData stores p, at most [MaxData] bytes that belong to the application, in
+// the lock file, in place of what was there. It needs an exclusive lock, and fails if
+// that is known to be lost.
+//
+// The bytes outlive the lock and the process. A process that is killed in
+// WriteData leaves the old bytes or the new ones. WriteData does not flush: after
+// a loss of power there may be either, or none, or a checksum that does not match.
+func (l *Lock) WriteData(p []byte) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.h == nil:
+		return l.f.error("write", ErrReleased)
+	case l.shared:
+		return l.f.error("write", errors.New("the lock is shared"))
+	case len(p) > MaxData:
+		return l.f.error("write", fmt.Errorf("%d bytes of data, of at most %d", len(p), MaxData))
+	}
+	err := l.checkHeldLocked()
+	if err == nil {
+		err = l.h.writeAt(encodeData(p), dataOffset)
+	}
+	if err != nil {
+		return l.f.error("write", err)
+	}
+	return nil
+}
