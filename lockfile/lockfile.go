@@ -69,8 +69,9 @@
 //     [Lock.Context] ends. Who is already waiting goes on waiting until the old file
 //     is released, and so does who comes later to a File that is still blocked on it.
 //   - On a network file system the lock is as good as the server and the mount
-//     options make it: with NFS "nolock" or "local_lock=all" it is silently
-//     confined to one machine, and a lease can be lost while the holder sleeps.
+//     options make it: with NFS "nolock" or "local_lock=all" OFD and Flock, if the
+//     file records or the program names them, are silently confined to one
+//     machine, and a lease can be lost while the holder sleeps.
 //     What is said about dying processes then holds for dying machines only
 //     after the server has noticed.
 //   - A child process does not inherit a lock across exec unless it is asked to,
@@ -111,6 +112,16 @@
 // The mechanisms do not exclude one another, so the file says which one it is used
 // with. A File that was asked for no mechanism in particular uses that one; one that
 // was asked for another, or a system that has no such locks, gets [ErrIncompatible].
+//
+// A new file for which none was asked for is used with OFD on a local file system of
+// Linux, and with Flock on one of macOS. On all others (NFS, SMB, FUSE, 9p, and what is
+// not known to be local) [Open] tries OFD, Flock and Link in this order, on a
+// temporary file in the directory, and takes the first with which two file
+// descriptions exclude each other. It waits 5 seconds for each, and does not take what
+// a mount option confines to this machine (of NFS nolock and local_lock, of SMB
+// nobrl). If none works, the error says what became of each. Whether other machines are
+// excluded cannot be seen from one: a FUSE file system may keep locks to itself, and
+// nothing tells. A [Prober] tries all mechanisms thoroughly, with several processes.
 //
 // With OFD, a program that locks the whole file with fcntl(2) locks, such as
 // flock(1) with --fcntl, excludes the users of this package and is excluded by
@@ -239,7 +250,7 @@ func (e *HeldError) Unwrap() []error {
 // defaults.
 type Options struct {
 	// Mechanism is what the lock is made of. The default, Auto, leaves that to the
-	// file.
+	// file, and for a new one to the file system.
 	Mechanism Mechanism
 
 	// Mode is the permission bits of the file if Open creates it, whatever the
@@ -336,7 +347,9 @@ type acquirer struct {
 // regular file, files that this package did not write ([ErrNotLockFile]), and lock
 // files in use with a mechanism that was not asked for, or a mechanism or format that
 // this system does not use ([ErrIncompatible]). A mechanism that this system does not
-// support is an error that wraps errors.ErrUnsupported. The directory must exist. In a directory on which it has
+// support is an error that wraps errors.ErrUnsupported, and so is a file system, of those
+// that are not local, on which no mechanism works for a new file; that file is left
+// empty. The directory must exist. In a directory on which it has
 // no write permission Open opens a file that is there. Other errors are those of
 // the operating system, as *fs.PathError.
 func Open(path string, opts *Options) (*File, error) {

@@ -13,8 +13,9 @@ type Mechanism uint16
 
 // The numbers are those in the file's header.
 const (
-	// Auto is the mechanism that the file records, and for a file that records
-	// none the system's default: OFD on Linux, Flock on macOS.
+	// Auto is the mechanism that the file records. For a file that records none, as
+	// a new one, it is on a local file system OFD on Linux and Flock on macOS, and
+	// on others the first that works of OFD, Flock and Link.
 	Auto Mechanism = iota
 	// OFD is open-file-description locks, of fcntl(2). Linux only.
 	OFD
@@ -57,6 +58,15 @@ func ParseMechanism(name string) (Mechanism, error) {
 		return Mechanism(i), nil
 	}
 	return 0, fmt.Errorf("no lock mechanism is named %q; there are %s", name, strings.Join(mechanismNames[:], ", "))
+}
+
+// MarshalText returns the name.
+func (m Mechanism) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// UnmarshalText is [ParseMechanism].
+func (m *Mechanism) UnmarshalText(name []byte) (err error) {
+	*m, err = ParseMechanism(string(name))
+	return err
 }
 
 // mechanisms has the mechanisms that this system supports. A file that implements

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -153,7 +154,7 @@ func (f *File) give(h *handle) error {
 // if there is none, nobody has the lock, and who has the file open finds, when he has
 // locked it, that the path does not name it any more.
 func (f *File) discard(h *handle) {
-	if lockHeader(h) != nil {
+	if choosing.lockHeader(place{}, h) != nil {
 		return
 	}
 	if m, _, err := h.check(); err == nil && m == Auto && !h.outdated(f.path) {
@@ -189,43 +190,57 @@ func (f *File) adopt(h *handle) (Mechanism, error) {
 	if m, err := f.adoptLinked(h); err != nil || m != Auto {
 		return m, err
 	}
+	p := choosing.place(filepath.Dir(f.path))
+	want := f.opts.Mechanism
+	if want == Auto {
+		var err error
+		if want, err = choosing.choose(p); err != nil {
+			if m, _, checkErr := h.check(); checkErr != nil || m != Auto {
+				return m, checkErr // somebody knew better meanwhile
+			}
+			return 0, err
+		}
+	}
 	// Others need this lock for microseconds. Should a stranger have locked the
 	// file, there is no knowing for how long.
+	began := time.Now()
 	for try := 0; ; try++ {
-		err := lockHeader(h)
+		err := choosing.lockHeader(p, h)
 		if err == nil {
 			break
 		}
 		if m, _, checkErr := h.check(); checkErr != nil || m != Auto && !h.lacksPort(m) {
 			return m, checkErr
 		}
+		if isNoAnswer(err) && want.ofKernel() {
+			return 0, fmt.Errorf("the lock service of the file system (%v) is out of reach: %w", p, err)
+		}
 		if err != errBusy {
 			// There are no such locks here. For the mechanisms that do without
 			// them that must do, and the others will say so.
-			return f.writeHeader(h)
+			return want, f.writeHeader(h, want)
 		}
-		if try == 1000 {
+		if try == 1000 || time.Since(began) > choosing.patience {
 			return 0, fmt.Errorf("%w: the file is empty, and another program has locked it", ErrLocked)
 		}
 		time.Sleep(time.Millisecond)
 	}
 	m, _, err := h.check()
 	if err == nil && (m == Auto || h.lacksPort(m)) {
-		m, err = f.writeHeader(h)
+		if m == Auto {
+			m = want
+		}
+		err = f.writeHeader(h, m)
 	}
-	if unlockErr := unlockHeader(h); err == nil {
+	if unlockErr := choosing.unlockHeader(p, h); err == nil {
 		err = unlockErr
 	}
 	return m, err
 }
 
-func (f *File) writeHeader(h *handle) (Mechanism, error) {
-	m := f.opts.Mechanism
-	if m == Auto {
-		m = defaultMechanism
-	}
+func (f *File) writeHeader(h *handle, m Mechanism) error {
 	h.mechanism, h.port = m, f.opts.Port
-	return m, h.writeAt(h.header(), 0)
+	return h.writeAt(h.header(), 0)
 }
 
 // openFile does not follow a link at the end of the path, and does not hang on a

@@ -46,6 +46,9 @@ var needShared = map[string]string{
 	"ReplacedShared":               "it is about shared locks",
 	"Holder":                       "it ends with a shared lock",
 	"Data":                         "it ends with a shared lock",
+	"Context":                      "one of its locks is shared",
+	"Do":                           "half of it is RDo",
+	"Nested":                       "half of its locks are shared",
 }
 
 // testExclusive is testGeneral for a mechanism whose locks cannot be shared.

@@ -68,6 +68,7 @@ var verbs = []verb{
 	{"stress", newStressCmd},
 	{"completion", newCompletionCmd},
 	{"exit-codes", newExitCodesCmd},
+	{"lock-probe-worker", newLockProbeWorkerCmd},
 }
 
 // verbsFor returns the verbs that may be needed to execute args. One that they

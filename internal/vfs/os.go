@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"github.com/google/renameio/v2"
+
+	"github.com/recordstore/recordstore/internal/fstype"
 )
 
 // OS is the operating system's file system.
@@ -153,7 +155,7 @@ func (OS) SyncDir(dir string) error {
 
 // Type implements [FS].
 func (OS) Type(dir string) (string, bool, error) {
-	name, local, err := fsType(dir)
+	name, local, err := fstype.Of(dir)
 	if err != nil {
 		return "", false, &fs.PathError{Op: "statfs", Path: dir, Err: err}
 	}

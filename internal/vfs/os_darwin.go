@@ -35,15 +35,6 @@ func renameNoReplace(oldName, newName string) error {
 	}
 }
 
-func fsType(dir string) (string, bool, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return "", false, err
-	}
-	name := unix.ByteSliceToString(st.Fstypename[:])
-	return name, name == "apfs" || name == "hfs", nil
-}
-
 // Lookup implements [Dir].
 func (d osDir) Lookup(name string) (ID, bool, error) {
 	var st unix.Stat_t
