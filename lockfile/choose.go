@@ -54,16 +54,16 @@ var choosing = chooser{
 	patience: 5 * time.Second,
 }
 
-// A place is a directory, and what is known of the file system there.
-type place struct {
+// A location is a directory, and what is known of the file system there.
+type location struct {
 	dir   string
 	name  string // of the type of file system
 	local bool
 	mount fstype.Mount // zero if it is local, or not known
 }
 
-func (c *chooser) place(dir string) place {
-	p := place{dir: dir, name: "unknown"}
+func (c *chooser) place(dir string) location {
+	p := location{dir: dir, name: "unknown"}
 	if name, local, err := c.fsType(dir); err == nil {
 		p.name, p.local = name, local
 	}
@@ -77,7 +77,7 @@ func (c *chooser) place(dir string) place {
 	return p
 }
 
-func (p place) String() string {
+func (p location) String() string {
 	if p.mount.Point == "" {
 		return p.name
 	}
@@ -86,7 +86,7 @@ func (p place) String() string {
 
 // confined returns the mount option that keeps locks of m from other machines, if
 // there is one.
-func (p place) confined(m Mechanism) string {
+func (p location) confined(m Mechanism) string {
 	var by []string
 	posix := m == OFD || m == POSIX
 	switch {
@@ -108,7 +108,7 @@ func (p place) confined(m Mechanism) string {
 }
 
 // lockOptions returns the mount options that matter for locks.
-func (p place) lockOptions() []string {
+func (p location) lockOptions() []string {
 	var opts []string
 	for _, opt := range p.mount.Options {
 		name, _, _ := strings.Cut(opt, "=")
@@ -127,7 +127,7 @@ type refusal struct {
 
 // A chooseError is reported when no mechanism works.
 type chooseError struct {
-	p       place
+	p       location
 	refused []refusal
 }
 
@@ -151,7 +151,7 @@ func (e *chooseError) Unwrap() []error {
 var errConfined = errors.New("keeps locks on this machine, where others do not see them")
 
 // choose returns the mechanism for new lock files in p.
-func (c *chooser) choose(p place) (Mechanism, error) {
+func (c *chooser) choose(p location) (Mechanism, error) {
 	if p.local {
 		return defaultMechanism, nil
 	}
@@ -309,14 +309,14 @@ func tryTwo(m Mechanism, newLocker func(*handle) locker, path string) error {
 }
 
 // lockHeader is the function of that name, which may not return where p is.
-func (c *chooser) lockHeader(p place, h *handle) error {
+func (c *chooser) lockHeader(p location, h *handle) error {
 	if p.local {
 		return c.lock(h)
 	}
 	return c.onHeader(h, c.lock, true)
 }
 
-func (c *chooser) unlockHeader(p place, h *handle) error {
+func (c *chooser) unlockHeader(p location, h *handle) error {
 	if p.local {
 		return c.unlock(h)
 	}

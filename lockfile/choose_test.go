@@ -122,7 +122,7 @@ func TestConfined(t *testing.T) {
 		{"ext4", "nolock", nil},
 	}
 	for _, tt := range tests {
-		p := place{name: tt.fs, mount: fstype.Mount{Options: strings.Split(tt.options, ",")}}
+		p := location{name: tt.fs, mount: fstype.Mount{Options: strings.Split(tt.options, ",")}}
 		for m := OFD; m <= TCP; m++ {
 			opt := p.confined(m)
 			if (opt != "") != slices.Contains(tt.confined, m) || opt != "" && !slices.Contains(p.mount.Options, opt) {

@@ -11,4 +11,4 @@ func unlockHeader(h *handle) error { return flock(h.fd, unix.LOCK_UN) }
 
 // probeFlock has no means to look, so that what the file says has to be believed,
 // and a try that fails has failed.
-func probeFlock(*handle) (lockState, error) { return lockUnseen, nil }
+func probeFlock(*handle) (State, error) { return Unseen, nil }

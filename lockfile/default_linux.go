@@ -25,10 +25,10 @@ const initPIDNamespace = "pid:[4026531836]"
 // probeFlock looks for the lock in /proc/locks, which names files by device and
 // inode. The pid there is of no use: it is of who took the lock, and may be dead
 // while a child has it.
-func probeFlock(h *handle) (lockState, error) {
+func probeFlock(h *handle) (State, error) {
 	b, err := os.ReadFile("/proc/locks")
 	if err != nil {
-		return lockUnseen, nil
+		return Unseen, nil
 	}
 	name := fmt.Sprintf("%02x:%02x:%d", unix.Major(h.dev), unix.Minor(h.dev), h.ino)
 	for s := bufio.NewScanner(bytes.NewReader(b)); s.Scan(); {
@@ -39,9 +39,9 @@ func probeFlock(h *handle) (lockState, error) {
 			continue
 		}
 		if string(w[3]) == "READ" {
-			return lockShared, nil
+			return Shared, nil
 		}
-		return lockExclusive, nil
+		return Exclusive, nil
 	}
 	// What is not there is free only if it would be there: the locks of processes
 	// of which this pid namespace has no number are left out, the locks of
@@ -49,15 +49,15 @@ func probeFlock(h *handle) (lockState, error) {
 	// another device than the one that is shown.
 	ns, err := os.Readlink("/proc/self/ns/pid")
 	if err != nil || ns != initPIDNamespace {
-		return lockUnseen, nil
+		return Unseen, nil
 	}
 	var st unix.Statfs_t
 	if err := ignoringEINTR(func() error { return unix.Fstatfs(h.fd, &st) }); err != nil {
-		return lockUnseen, nil
+		return Unseen, nil
 	}
 	switch int64(st.Type) {
 	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.TMPFS_MAGIC, unix.F2FS_SUPER_MAGIC:
-		return lockFree, nil
+		return Free, nil
 	}
-	return lockUnseen, nil
+	return Unseen, nil
 }

@@ -15,7 +15,7 @@ import (
 func TestFlockProbe(t *testing.T) {
 	path := lockPath(t)
 	f := openWith(t, path, Options{Mechanism: Flock})
-	check := func(want lockState) {
+	check := func(want State) {
 		t.Helper()
 		h, _, err := openRead("inspect", path)
 		if err != nil {
@@ -23,7 +23,7 @@ func TestFlockProbe(t *testing.T) {
 		}
 		defer h.close()
 		got, err := h.probe()
-		if want == lockFree && got == lockUnseen {
+		if want == Free && got == Unseen {
 			t.Log("it cannot be told here that a lock is free")
 			return
 		}
@@ -31,18 +31,18 @@ func TestFlockProbe(t *testing.T) {
 			t.Errorf("lock state %v, %v; want %v", got, err, want)
 		}
 	}
-	check(lockFree)
+	check(Free)
 	l := mustLock(t, f, "")
-	check(lockExclusive)
+	check(Exclusive)
 	w, cancel := lockLater(f, true)
 	eventually(t, "waiting", waiting(f, 1))
-	check(lockExclusive)
+	check(Exclusive)
 	mustUnlock(t, l)
 	r := receive(t, w)
 	cancel()
-	check(lockShared)
+	check(Shared)
 	mustUnlock(t, r)
-	check(lockFree)
+	check(Free)
 }
 
 // TestFlockStaleRecord: the dead process is not the holder, where that can be told.
@@ -51,7 +51,7 @@ func TestFlockStaleRecord(t *testing.T) {
 	path := lockPath(t)
 	p := start(t, nil, "hold", path, "dying")
 	p.expect("locked")
-	if h, ok, err := Inspect(path); err != nil || !ok || h.PID != p.cmd.Process.Pid || h.Purpose != "dying" {
+	if h, ok, err := recorded(path); err != nil || !ok || h.PID != p.cmd.Process.Pid || h.Purpose != "dying" {
 		t.Errorf("Inspect = %v, %v, %v", h, ok, err)
 	}
 	p.kill()
@@ -64,7 +64,7 @@ func TestFlockStaleRecord(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if h, ok, err := Inspect(path); err != nil || ok != (st == lockUnseen) {
+	if h, ok, err := recorded(path); err != nil || ok != (st == Unseen) {
 		t.Errorf("Inspect = %v, %v, %v; lock state %v", h, ok, err, st)
 	}
 }

@@ -379,7 +379,7 @@ func (ft *faultTest) look() {
 		return
 	}
 	switch state := ft.judge.state(); {
-	case ft.held > 0 && !ft.shared && state != lockExclusive, ft.held > 0 && ft.shared && state != lockShared:
+	case ft.held > 0 && !ft.shared && state != Exclusive, ft.held > 0 && ft.shared && state != Shared:
 		ft.Errorf("the process believes to have a lock, and has not: %v", state)
 	case ft.held == 0 && !ft.staysOpen && !ft.judge.allFree():
 		ft.Errorf("the process has a lock and does not know it")

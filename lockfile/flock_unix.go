@@ -211,7 +211,7 @@ func (l *flocker) rejoin() {
 
 func (l *flocker) unlock() error { return flock(l.h.fd, unix.LOCK_UN) }
 
-func (l *flocker) probe() (lockState, error) { return probeFlock(l.h) }
+func (l *flocker) probe() (State, error) { return probeFlock(l.h) }
 
 func (l *flocker) close() error {
 	if l.turn < 0 {

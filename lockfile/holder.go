@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/recordstore/recordstore/internal/boot"
 	"github.com/recordstore/recordstore/internal/crc32c"
 )
 
@@ -50,18 +52,18 @@ import (
 //	4       4     checksum of bytes 8 to 480
 //	8       8     held since, Unix time in nanoseconds
 //	16      4     process id
-//	20      4     reserved: user id
-//	24      8     reserved: process start time
-//	32      8     reserved: pid namespace
-//	40      16    reserved: boot id
-//	56      16    reserved: machine id
-//	72      16    reserved: claim
+//	20      4     user id, plus 1
+//	24      8     process start time \
+//	32      8     pid namespace       \
+//	40      16    boot id              > as in Holder
+//	56      16    machine id          /
+//	72      16    claim              /
 //	88      8     zero
 //	96      64    host        \
 //	160     64    command      > UTF-8, padded with zero
 //	224     256   purpose     /
 //
-// Reserved fields are zero, which means unknown.
+// From the user id to the claim, zero means unknown.
 //
 // The application data, whose offsets are from its start:
 //
@@ -103,6 +105,16 @@ type Holder struct {
 	Command string    // base name of the program, likewise
 	Purpose string    // what the lock is held for, as given to Lock; may be empty
 	Since   time.Time // when the lock was taken, by the holder's clock
+
+	// What tells this process from others of the same number, for Liveness. Zero is
+	// unknown.
+	UID          int      // user id; -1 is unknown
+	Start        uint64   // when the process started; on Linux in clock ticks after boot, on macOS in microseconds of Unix time
+	PIDNamespace uint64   // on Linux the inode of /proc/self/ns/pid; 1 on macOS
+	BootID       [16]byte // of this run of the machine: a hash of the system's boot id
+	MachineID    [16]byte // a hash of /etc/machine-id; unknown on macOS
+
+	Claim [16]byte // random, and another each time the lock is taken
 }
 
 // String returns a text such as
@@ -123,14 +135,31 @@ func (h Holder) String() string {
 	return s
 }
 
-// self is what does not change about this process.
+// self is what does not change about this process. It is found out when it is first
+// needed: it takes some ten system calls, and many processes never take a lock.
 var self = sync.OnceValue(func() Holder {
 	host, err := os.Hostname()
 	if err != nil {
 		host = "unknown host"
 	}
-	return Holder{PID: os.Getpid(), Host: host, Command: filepath.Base(os.Args[0])}
+	h := Holder{
+		PID: os.Getpid(), Host: host, Command: filepath.Base(os.Args[0]),
+		UID: os.Getuid(), PIDNamespace: pidNamespace(), BootID: boot.Current(), MachineID: machineID(),
+	}
+	// Of a process that cannot find itself, because this /proc is of another pid
+	// namespace, the start is unknown, and so it does not look for others there.
+	if p, err := readProcess("self"); err == nil && p.pid == h.PID {
+		h.Start = p.start
+	}
+	return h
 })
+
+// newClaim does not repeat: the generator is seeded at random when a process starts.
+func newClaim() (c [16]byte) {
+	le.PutUint64(c[:], rand.Uint64())
+	le.PutUint64(c[8:], rand.Uint64())
+	return c
+}
 
 func encodeHeader(m Mechanism) []byte {
 	b := make([]byte, headerSize)
@@ -205,15 +234,21 @@ func encodeHolder(h Holder) []byte {
 	b := make([]byte, holderSize)
 	copy(b, holderMagic)
 	le.PutUint32(b[16:], uint32(h.PID))
+	le.PutUint32(b[20:], uint32(h.UID+1))
+	le.PutUint64(b[24:], h.Start)
+	le.PutUint64(b[32:], h.PIDNamespace)
+	copy(b[40:56], h.BootID[:])
+	copy(b[56:72], h.MachineID[:])
 	putText(b[96:160], h.Host)
 	putText(b[160:224], h.Command)
-	updateHolder(b, h.Purpose, h.Since)
+	updateHolder(b, h.Purpose, h.Since, h.Claim)
 	return b
 }
 
 // updateHolder changes what differs between the records of a process.
-func updateHolder(b []byte, purpose string, since time.Time) {
+func updateHolder(b []byte, purpose string, since time.Time, claim [16]byte) {
 	le.PutUint64(b[8:], uint64(since.UnixNano()))
+	copy(b[72:88], claim[:])
 	clear(b[224:480])
 	putText(b[224:480], purpose)
 	le.PutUint32(b[4:], crc32c.Checksum(b[8:]))
@@ -231,6 +266,13 @@ func decodeHolder(b []byte) (Holder, bool) {
 		Command: text(b[160:224]),
 		Purpose: text(b[224:480]),
 		Since:   time.Unix(0, int64(le.Uint64(b[8:]))),
+
+		UID:          int(le.Uint32(b[20:])) - 1,
+		Start:        le.Uint64(b[24:]),
+		PIDNamespace: le.Uint64(b[32:]),
+		BootID:       [16]byte(b[40:56]),
+		MachineID:    [16]byte(b[56:72]),
+		Claim:        [16]byte(b[72:88]),
 	}, true
 }
 

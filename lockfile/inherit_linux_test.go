@@ -61,7 +61,7 @@ func TestChildOutlivesParent(t *testing.T) {
 				t.Fatal("two holders: the child has the lock")
 			}
 			// What is recorded is all that can be known.
-			if h, ok, err := Inspect(path); err != nil || !ok || h.PID != parent.cmd.Process.Pid {
+			if h, ok, err := recorded(path); err != nil || !ok || h.PID != parent.cmd.Process.Pid {
 				t.Errorf("Inspect = %v, %v, %v", h, ok, err)
 			}
 			pipe.Close()
@@ -137,7 +137,7 @@ func TestNoDescriptorInherited(t *testing.T) {
 		}
 	}
 	l := mustLock(t, f, "")
-	if judge.state() != lockExclusive {
+	if judge.state() != Exclusive {
 		t.Error("not locked")
 	}
 	mustUnlock(t, l)

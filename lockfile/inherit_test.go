@@ -255,7 +255,7 @@ func testInherit(t *testing.T) {
 
 func TestInheritUnsupported(t *testing.T) {
 	m, _ := fakeMechanism(t)
-	l := mustLock(t, openWith(t, lockPath(t), Options{Mechanism: m}), "")
+	l := mustLock(t, openWith(t, lockPath(t), Options{Mechanism: m, Port: 1}), "")
 	cmd := exec.Command("")
 	if err := l.Inherit(cmd); !errors.Is(err, errors.ErrUnsupported) || !strings.Contains(err.Error(), m.String()) || len(cmd.ExtraFiles) != 0 {
 		t.Errorf("Inherit: %v, %v", err, cmd.ExtraFiles)

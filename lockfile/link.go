@@ -156,7 +156,7 @@ func newLinker(h *handle) *linker {
 		liveness: Holder.Liveness,
 		record: func() []byte {
 			b := encodeHolder(self())
-			updateHolder(b, "", time.Now())
+			updateHolder(b, "", time.Now(), newClaim())
 			return b
 		},
 		lease:  h.opts.Lease,
@@ -627,13 +627,13 @@ func (l *linker) close() error {
 }
 
 // probe may be wrong for a moment when it is slow: what it sees is then of the past.
-func (l *linker) probe() (lockState, error) {
+func (l *linker) probe() (State, error) {
 	st, err := l.view()
 	switch {
 	case err == errBusy || err == nil && st.held:
-		return lockExclusive, nil
+		return Exclusive, nil
 	case err != nil:
-		return lockUnseen, err
+		return Unseen, err
 	}
-	return lockFree, nil
+	return Free, nil
 }

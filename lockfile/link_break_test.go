@@ -83,7 +83,7 @@ func TestLinkKillCampaign(t *testing.T) {
 	kills := 0
 	for deadline := time.Now().Add(2 * time.Second); time.Now().Before(deadline); kills++ {
 		i := rand.IntN(len(ps))
-		if h, ok, _ := Inspect(path); ok && kills%2 == 0 { // the holder
+		if h, ok, _ := recorded(path); ok && kills%2 == 0 { // the holder
 			i = max(0, slices.IndexFunc(ps, func(p *process) bool { return p.cmd.Process.Pid == h.PID }))
 		}
 		ps[i].kill()

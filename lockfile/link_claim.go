@@ -1,7 +1,6 @@
 package lockfile
 
 import (
-	"crypto/rand"
 	"encoding/hex"
 	"fmt"
 	"slices"
@@ -50,10 +49,7 @@ const (
 
 type claimID [16]byte
 
-func newClaimID() (id claimID) {
-	_, _ = rand.Read(id[:]) // never fails
-	return id
-}
+func newClaimID() claimID { return newClaim() }
 
 func (id claimID) String() string { return hex.EncodeToString(id[:]) }
 

@@ -162,7 +162,7 @@ func TestLinkTruncated(t *testing.T) {
 		if err := os.Truncate(path, 0); err != nil {
 			t.Fatal(err)
 		}
-		if h, ok, err := Inspect(path); err != nil || !ok || h.PID != os.Getpid() {
+		if h, ok, err := recorded(path); err != nil || !ok || h.PID != os.Getpid() {
 			t.Errorf("Inspect: %v, %v, %v", h, ok, err)
 		}
 		if _, err := openWith(t, path, opts).TryLock(""); !errors.Is(err, ErrLocked) {
@@ -176,7 +176,7 @@ func TestLinkTruncated(t *testing.T) {
 		t.Errorf("Flock: %v", err)
 	}
 	mustUnlock(t, l)
-	if h, ok, err := Inspect(path); err != nil || ok {
+	if h, ok, err := recorded(path); err != nil || ok {
 		t.Errorf("Inspect: %v, %v, %v", h, ok, err)
 	}
 	// An empty file that was none before is not adopted.

@@ -58,6 +58,19 @@
 // With Options.NoQueue all order is the kernel's, and a stream of readers in other
 // processes can keep a writer waiting.
 //
+// # Who holds it
+//
+// Whoever takes the lock exclusively writes into the file who he is and what for: a
+// [Holder]. That is what a [HeldError] and [File.Holder] name, and what Options.OnWait
+// is told while one waits. The record has what it takes to tell a process from a
+// later one of the same number, another container or another machine, and
+// [Holder.Liveness] says Dead only by proof.
+//
+// [Inspect] tells more, to whoever may read the file: who shares the lock, who holds it
+// without being recorded, and who has inherited it from a process that has died; for
+// these it asks the kernel which processes have the file locked (Linux). It takes no
+// lock, not even for an instant.
+//
 // # What is not guaranteed
 //
 //   - The lock is advisory: it excludes those who ask for it.
@@ -305,6 +318,15 @@ type Options struct {
 	// A record that somebody left who died is cleared when the File first takes the
 	// lock; left later, it is shown until somebody writes another.
 	NoRecord bool
+
+	// OnWait, if it is not nil, is called when somebody begins to wait, and again
+	// whenever what it is told has changed, which is looked at about every 100 ms.
+	// It is not called for a lock that is had at once, or within a few milliseconds.
+	//
+	// Each wait has its own calls, one at a time, and none is running when Lock or
+	// RLock returns: they wait for the one that is. So a call that does not return
+	// keeps the lock, if it is had meanwhile, from everybody; it delays nothing else.
+	OnWait func(Wait)
 }
 
 // A File is an open lock file, from which locks are obtained.
@@ -437,14 +459,7 @@ func (f *File) Holder() (Holder, bool, error) {
 	if err := f.checkOpen("inspect"); err != nil {
 		return Holder{}, false, err
 	}
-	return Inspect(f.path)
-}
-
-// Inspect is like [File.Holder] for a process that may have no permission to
-// write, and so cannot open the lock file. A missing file is an error that wraps
-// fs.ErrNotExist.
-func Inspect(path string) (Holder, bool, error) {
-	s, err := look(path)
+	s, err := look(f.path)
 	return s.holder, s.known, err
 }
 

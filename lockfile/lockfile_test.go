@@ -386,6 +386,12 @@ func waiting(f *File, n int) func() bool {
 	}
 }
 
+// recorded returns the holder that Inspect tells of.
+func recorded(path string) (Holder, bool, error) {
+	s, err := Inspect(path)
+	return s.Holder, s.Known, err
+}
+
 func lockPath(t testing.TB) string { return filepath.Join(t.TempDir(), "LOCK") }
 
 func TestMutualExclusion(t *testing.T) {
@@ -1030,7 +1036,7 @@ func TestOpenRefuses(t *testing.T) {
 			if _, err := Open(path, testOptions(path)); !errors.Is(err, tt.want) || !strings.Contains(err.Error(), path) {
 				t.Errorf("Open: %v; want %v", err, tt.want)
 			}
-			if _, _, err := Inspect(path); !errors.Is(err, tt.want) {
+			if _, err := Inspect(path); !errors.Is(err, tt.want) {
 				t.Errorf("Inspect: %v; want %v", err, tt.want)
 			}
 			if _, err := ReadData(path); !errors.Is(err, tt.want) {
@@ -1089,7 +1095,7 @@ func TestAdopts(t *testing.T) {
 					t.Errorf("Holder: %v, %v", ok, err)
 				}
 				l := mustLock(t, f, "")
-				if h, ok, err := Inspect(path); !ok || err != nil || h.PID != os.Getpid() {
+				if h, ok, err := recorded(path); !ok || err != nil || h.PID != os.Getpid() {
 					t.Errorf("Inspect: %v, %v, %v", h, ok, err)
 				}
 				mustUnlock(t, l)
@@ -1115,7 +1121,7 @@ func TestOpenKinds(t *testing.T) {
 		if _, err := Open(path, testOptions(path)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Open(%s): %v; want %q", path, err, want)
 		}
-		if _, _, err := Inspect(path); err == nil {
+		if _, err := Inspect(path); err == nil {
 			t.Errorf("Inspect(%s) succeeded", path)
 		}
 	}
@@ -1123,7 +1129,7 @@ func TestOpenKinds(t *testing.T) {
 	if _, err := Open(missing, &Options{NoCreate: true, Mechanism: testMechanism, Port: testPort(missing)}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("NoCreate: %v", err)
 	}
-	if _, _, err := Inspect(missing); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := Inspect(missing); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("Inspect: %v", err)
 	}
 	if _, err := ReadData(missing); !errors.Is(err, fs.ErrNotExist) {
@@ -1240,7 +1246,7 @@ func TestHolder(t *testing.T) {
 	f := mustOpen(t, path)
 	check := func(want bool) {
 		t.Helper()
-		for _, holder := range []func() (Holder, bool, error){f.Holder, func() (Holder, bool, error) { return Inspect(path) }} {
+		for _, holder := range []func() (Holder, bool, error){f.Holder, func() (Holder, bool, error) { return recorded(path) }} {
 			h, ok, err := holder()
 			if err != nil || ok != want || (ok && h.PID != os.Getpid()) {
 				t.Errorf("holder %v, %v, %v; want %v", h, ok, err, want)

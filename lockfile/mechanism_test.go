@@ -129,7 +129,7 @@ func TestMechanismUnsupported(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, autoErr := Open(path, nil)
-	_, _, inspectErr := Inspect(path)
+	_, inspectErr := Inspect(path)
 	for _, err := range []error{autoErr, inspectErr} {
 		if !errors.Is(err, ErrIncompatible) || !errors.Is(err, errors.ErrUnsupported) || !strings.Contains(err.Error(), "tcp") {
 			t.Errorf("a file used with tcp: %v", err)
@@ -158,7 +158,7 @@ func TestMechanismRecorded(t *testing.T) {
 	if !errors.Is(err, ErrIncompatible) || !strings.Contains(err.Error(), want) {
 		t.Errorf("another mechanism: %v; want %q", err, want)
 	}
-	if h, ok, err := Inspect(path); err != nil || !ok || h.Purpose != "mine" {
+	if h, ok, err := recorded(path); err != nil || !ok || h.Purpose != "mine" {
 		t.Errorf("Inspect: %v, %v, %v", h, ok, err)
 	}
 	mustUnlock(t, l)
@@ -591,12 +591,12 @@ func (l *fakeLock) leave() {
 	}
 }
 
-func (l *fakeLock) unlock() error             { <-l.sem; return nil }
-func (l *fakeLock) join() error               { return nil }
-func (l *fakeLock) settle(bool) error         { return nil }
-func (l *fakeLock) rejoin()                   {}
-func (l *fakeLock) close() error              { return nil }
-func (l *fakeLock) probe() (lockState, error) { return lockUnseen, nil }
+func (l *fakeLock) unlock() error         { <-l.sem; return nil }
+func (l *fakeLock) join() error           { return nil }
+func (l *fakeLock) settle(bool) error     { return nil }
+func (l *fakeLock) rejoin()               {}
+func (l *fakeLock) close() error          { return nil }
+func (l *fakeLock) probe() (State, error) { return Unseen, nil }
 
 // TestInterruptible: waits that are interrupted, and taken over at the same moment,
 // are neither lost nor made again and again.

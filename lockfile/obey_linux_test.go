@@ -264,15 +264,15 @@ func (j *judge) can(typ int16, start, n int64) bool {
 func (j *judge) unlock() { j.can(unix.F_UNLCK, 0, 0) }
 
 // state says how others have locked the lock itself.
-func (j *judge) state() lockState {
+func (j *judge) state() State {
 	defer j.unlock()
 	switch {
 	case j.can(unix.F_WRLCK, 0, 1):
-		return lockFree
+		return Free
 	case j.can(unix.F_RDLCK, 0, 1):
-		return lockShared
+		return Shared
 	}
-	return lockExclusive
+	return Exclusive
 }
 
 // allFree reports whether nothing at all is locked, or is not after a second.

@@ -13,7 +13,7 @@ import (
 //
 //	byte            locked by
 //	0               the holder. This is the lock; exclusion rests on it alone
-//	2, 4, ... 2^62  waiters: each has locked its ticket, for writing
+//	4, 6, ... 2^62  waiters: each has locked its ticket, for writing
 //	2^62            who is about to join the queue: the gate
 //
 // To take the lock at once, lock everything from 0 to the gate, without waiting:
@@ -35,7 +35,8 @@ import (
 // it, as that is in nobody's way: later tickets are higher. Only who holds the lock
 // shared unlocks all but byte 0 at once, for those behind may share. And tickets are
 // even, because the kernel would merge the lock on [0, t) with that on t, and wake
-// who waits for t.
+// who waits for t. They begin at 4, so that a holder who has a ticket can be told from
+// one who has not: he has locked more than byte 0.
 //
 // The counter only orders. If it is lost, or set back, or cannot be written, a
 // number may be taken already, and the next free one is used; someone may then be
@@ -68,8 +69,9 @@ import (
 func init() { mechanisms[OFD] = func(h *handle) locker { return &ofd{h: h, queue: !h.opts.NoQueue} } }
 
 const (
-	gate       = 1 << 62
-	ticketStep = 2
+	gate        = 1 << 62
+	ticketStep  = 2
+	firstTicket = 4
 )
 
 type ofd struct {
@@ -151,8 +153,8 @@ func (l *ofd) enter(shared bool) error {
 	var b [ticketSize]byte
 	_, _ = l.h.readAt(b[:], ticketOffset) // see above: it only orders
 	t := int64(le.Uint64(b[:]))
-	if t <= 0 || t >= gate/2 || t%ticketStep != 0 {
-		t = ticketStep
+	if t < firstTicket || t >= gate/2 || t%ticketStep != 0 {
+		t = firstTicket
 	}
 	switch t, err = l.takeTicket(t); err {
 	case nil:
@@ -272,19 +274,80 @@ func (l *ofd) getlk(typ int16, start, n int64) (unix.Flock_t, error) {
 }
 
 // probe looks at the lock without touching it. It needs no permission to write.
-func (l *ofd) probe() (lockState, error) {
+func (l *ofd) probe() (State, error) {
 	lk, err := l.getlk(unix.F_WRLCK, 0, 1)
 	switch {
 	case err != nil:
-		return lockFree, err
+		return Free, err
 	case lk.Type == unix.F_UNLCK:
-		return lockFree, nil
+		return Free, nil
 	case lk.Type == unix.F_RDLCK:
-		return lockShared, nil
+		return Shared, nil
 	case lk.Len == 0: // the whole file: not one of us
-		return lockForeign, nil
+		return Foreign, nil
 	}
-	return lockExclusive, nil
+	return Exclusive, nil
+}
+
+// queued counts the tickets below limit. Nobody keeps the others from moving meanwhile,
+// so it is what it was at some moments. The result is -1 if it cannot be told.
+func (l *ofd) queued(limit int64) (int, error) {
+	lk, err := l.getlk(unix.F_WRLCK, 0, 1)
+	switch {
+	case err != nil:
+		return -1, err
+	case lk.Type == unix.F_UNLCK, lk.Len == 1:
+		return l.countTickets(0, limit)
+	case lk.Len == 0:
+		return -1, nil // a stranger: see takeTicket
+	}
+	// The holder has been in the queue. He has kept his ticket, two bytes after what
+	// else he has locked, and there is nothing below.
+	return l.countTickets(lk.Len+ticketStep, limit)
+}
+
+// countTickets counts the tickets from start on and below limit. The kernel names any
+// lock in a range, so it is asked about what is on either side of that.
+func (l *ofd) countTickets(start, limit int64) (int, error) {
+	var n int
+	for start = max(start, firstTicket); start < limit; {
+		// For reading, as tickets are locked for writing.
+		lk, err := l.getlk(unix.F_RDLCK, start, limit-start)
+		if err != nil {
+			return -1, err
+		}
+		if lk.Type == unix.F_UNLCK {
+			break
+		}
+		if lk.Start >= start && lk.Start%ticketStep == 0 && lk.Len == 1 {
+			n++
+		}
+		before, err := l.countTickets(start, lk.Start)
+		if err != nil {
+			return -1, err
+		}
+		n += before
+		if lk.Len == 0 { // to the end: a stranger
+			break
+		}
+		start = (lk.Start + lk.Len + ticketStep - 1) / ticketStep * ticketStep
+	}
+	return n, nil
+}
+
+// place returns the limit for queued that counts who is before us; 0 if that is not
+// known. File.mu is held.
+func (l *ofd) place() int64 {
+	if l.ticket == 0 {
+		return 0
+	}
+	return l.turn // which is what await waits for, whatever ticket rejoin has found
+}
+
+func (l *ofd) describe(s *Status) error {
+	var err error
+	s.Waiting, err = l.queued(gate)
+	return err
 }
 
 func (l *ofd) close() error { return nil }

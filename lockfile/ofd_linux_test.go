@@ -30,7 +30,7 @@ var queueLength = func(t testing.TB, path string) (n int) {
 	if _, err := h.readAt(b[:], ticketOffset); err != nil {
 		t.Fatal(err)
 	}
-	for i := int64(ticketStep); i < int64(le.Uint64(b[:])); i += ticketStep {
+	for i := int64(firstTicket); i < int64(le.Uint64(b[:])); i += ticketStep {
 		lk, err := h.locker.(*ofd).getlk(unix.F_WRLCK, i, 1)
 		if err != nil {
 			t.Fatal(err)
@@ -213,11 +213,11 @@ func TestStaleRecord(t *testing.T) {
 	path := lockPath(t)
 	p := start(t, nil, "hold", path, "dying")
 	p.expect("locked")
-	if h, ok, err := Inspect(path); err != nil || !ok || h.PID != p.cmd.Process.Pid || h.Purpose != "dying" {
+	if h, ok, err := recorded(path); err != nil || !ok || h.PID != p.cmd.Process.Pid || h.Purpose != "dying" {
 		t.Errorf("Inspect = %v, %v, %v", h, ok, err)
 	}
 	p.kill()
-	if h, ok, err := Inspect(path); err != nil || ok {
+	if h, ok, err := recorded(path); err != nil || ok {
 		t.Errorf("Inspect = %v, %v, %v; want nobody: the process is dead", h, ok, err)
 	}
 	f := mustOpen(t, path)
@@ -419,7 +419,7 @@ func TestInspectReadOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer h.close()
-	if st, err := h.probe(); err != nil || st != lockExclusive {
+	if st, err := h.probe(); err != nil || st != Exclusive {
 		t.Errorf("probe of a descriptor open for reading: %v, %v", st, err)
 	}
 }

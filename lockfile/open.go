@@ -154,7 +154,7 @@ func (f *File) give(h *handle) error {
 // if there is none, nobody has the lock, and who has the file open finds, when he has
 // locked it, that the path does not name it any more.
 func (f *File) discard(h *handle) {
-	if choosing.lockHeader(place{}, h) != nil {
+	if choosing.lockHeader(location{}, h) != nil {
 		return
 	}
 	if m, _, err := h.check(); err == nil && m == Auto && !h.outdated(f.path) {
@@ -413,7 +413,7 @@ func (h *handle) announce(purpose string) {
 	if h.record == nil {
 		h.record = append(h.header(), encodeHolder(self())...)
 	}
-	updateHolder(h.record[holderOffset:], purpose, time.Now())
+	updateHolder(h.record[holderOffset:], purpose, time.Now(), newClaim())
 	_ = h.writeAt(h.record, 0)
 }
 
@@ -441,21 +441,11 @@ func (h *handle) sweep() {
 
 // status is what can be seen of a lock from outside.
 type status struct {
+	state   State
 	holder  Holder
 	known   bool
 	settled bool // the lock is held and not just changing hands; never false where it cannot be told
 }
-
-// lockState is what the mechanism sees of it.
-type lockState int
-
-const (
-	lockFree lockState = iota
-	lockShared
-	lockExclusive // or someone is just taking it
-	lockForeign   // exclusive, by someone who is not one of us and so leaves no record
-	lockUnseen    // there is no way to look
-)
 
 // look neither takes the lock nor needs permission to write.
 func look(path string) (status, error) {
@@ -464,21 +454,26 @@ func look(path string) (status, error) {
 		return status{}, err
 	}
 	defer h.close()
+	return h.look(b[holderOffset:][:holderSize])
+}
+
+// look judges a record that has just been read.
+func (h *handle) look(record []byte) (status, error) {
 	st, err := h.probe()
 	if err != nil {
-		return status{}, &fs.PathError{Op: "inspect", Path: path, Err: err}
+		return status{}, &fs.PathError{Op: "inspect", Path: h.path, Err: err}
 	}
-	var s status
-	if st == lockExclusive || st == lockUnseen {
-		s.holder, s.known = decodeHolder(b[holderOffset:][:holderSize])
+	s := status{state: st}
+	if st == Exclusive || st == Unseen {
+		s.holder, s.known = decodeHolder(record)
 	}
-	if l, ok := h.locker.(interface{ holder() (Holder, bool) }); ok && st == lockExclusive {
+	if l, ok := h.locker.(interface{ holder() (Holder, bool) }); ok && st == Exclusive {
 		// The claim says who, and the file what for, if it is his.
 		if c, ok := l.holder(); ok && (!s.known || c.PID != s.holder.PID || c.Host != s.holder.Host) {
 			s.holder, s.known = c, true
 		}
 	}
-	s.settled = s.known || st == lockShared || st == lockForeign || st == lockUnseen
+	s.settled = s.known || st == Shared || st == Foreign || st == Unseen
 	return s, nil
 }
 

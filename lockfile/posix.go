@@ -414,7 +414,7 @@ func (l *posixLock) stat(name string) (fs.FileInfo, error) {
 }
 
 // probe asks the table, and the kernel about other processes.
-func (l *posixLock) probe() (lockState, error) {
+func (l *posixLock) probe() (State, error) {
 	st, _, err := l.look()
 	return st, err
 }
@@ -422,18 +422,18 @@ func (l *posixLock) probe() (lockState, error) {
 // peer tells which process has the lock; its user is not known.
 func (l *posixLock) peer() (pid, uid int, ok bool) {
 	st, pid, err := l.look()
-	return pid, -1, err == nil && st != lockFree && pid > 0
+	return pid, -1, err == nil && st != Free && pid > 0
 }
 
-func (l *posixLock) look() (st lockState, pid int, err error) {
+func (l *posixLock) look() (st State, pid int, err error) {
 	t := &posixFiles
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if f := t.files[l.h.fileID]; f != nil && f.holders > 0 {
 		if f.exclusive {
-			return lockExclusive, os.Getpid(), nil
+			return Exclusive, os.Getpid(), nil
 		}
-		return lockShared, os.Getpid(), nil
+		return Shared, os.Getpid(), nil
 	}
 	var lk unix.Flock_t
 	err = ignoringEINTR(func() error {
@@ -443,15 +443,15 @@ func (l *posixLock) look() (st lockState, pid int, err error) {
 	pid = max(int(lk.Pid), 0) // -1: of a file description
 	switch {
 	case err != nil:
-		return lockUnseen, 0, err
+		return Unseen, 0, err
 	case lk.Type == unix.F_UNLCK:
-		return lockFree, 0, nil
+		return Free, 0, nil
 	case lk.Type == unix.F_RDLCK:
-		return lockShared, pid, nil
+		return Shared, pid, nil
 	case lk.Start != 0 || lk.Len != 1 || lk.Pid == -1:
-		return lockForeign, pid, nil
+		return Foreign, pid, nil
 	}
-	return lockExclusive, pid, nil
+	return Exclusive, pid, nil
 }
 
 // closeFile closes a descriptor of the lock file, at once or when that releases no lock

@@ -110,7 +110,7 @@ func TestPOSIXNothingReleases(t *testing.T) {
 	f := openWith(t, path, opts)
 	state := posixState(t, path)
 	for name, do := range map[string]func(l *Lock) error{
-		"Inspect":   func(*Lock) error { _, _, err := Inspect(path); return err },
+		"Inspect":   func(*Lock) error { _, _, err := recorded(path); return err },
 		"Holder":    func(*Lock) error { _, _, err := f.Holder(); return err },
 		"ReadData":  func(*Lock) error { _, err := ReadData(path); return err },
 		"Check":     func(l *Lock) error { return l.Check() },
@@ -426,7 +426,7 @@ func posixRandom(path, mark string, d time.Duration) error {
 // posixStep is like count.
 func posixStep(f *File, mark string) error {
 	if rand.IntN(8) == 0 {
-		if _, _, err := Inspect(f.path); err != nil {
+		if _, _, err := recorded(f.path); err != nil {
 			return err
 		}
 	}
@@ -536,9 +536,9 @@ func TestPOSIXForeign(t *testing.T) {
 	path := lockPath(t)
 	f := mustOpen(t, path)
 	mustUnlock(t, mustLock(t, f, ""))
-	p := start(t, nil, "lockall", path)
+	p := start(t, nil, "posixlockall", path)
 	p.expect("locked")
-	if st := stateOf(t, path); st != lockForeign {
+	if st := stateOf(t, path); st != Foreign {
 		t.Errorf("state %v", st)
 	}
 	var held *HeldError
@@ -552,7 +552,7 @@ func TestPOSIXForeign(t *testing.T) {
 }
 
 func init() {
-	helpers["lockall"] = func(args []string) error {
+	helpers["posixlockall"] = func(args []string) error {
 		file, err := os.OpenFile(args[0], os.O_RDWR, 0)
 		if err != nil {
 			return err

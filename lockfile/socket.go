@@ -251,7 +251,7 @@ const probeTime = 5 * time.Millisecond
 
 // probe connects. Who listens and does not have the lock file open is not one of us,
 // where that can be told.
-func (s *socketLock) probe() (lockState, error) {
+func (s *socketLock) probe() (State, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), probeTime)
 	defer cancel()
 	c, err := s.at.dial(ctx)
@@ -259,20 +259,20 @@ func (s *socketLock) probe() (lockState, error) {
 	case err == nil:
 		defer c.Close()
 	case absent(err):
-		return lockFree, nil
+		return Free, nil
 	case full(err):
-		return lockExclusive, nil
+		return Exclusive, nil
 	default:
-		return lockUnseen, err
+		return Unseen, err
 	}
 	var b [holderSize]byte
 	_, _ = s.h.readAt(b[:], holderOffset)
 	recorded, _ := decodeHolder(b[:])
 	pid, _ := s.at.owner(c, recorded.PID)
 	if pid != 0 && pid != recorded.PID && pid != os.Getpid() && hasNotOpen(pid, s.h) {
-		return lockForeign, nil
+		return Foreign, nil
 	}
-	return lockExclusive, nil
+	return Exclusive, nil
 }
 
 // peer tells who has the lock, whatever the file says. The pid is 0, or the uid -1, if

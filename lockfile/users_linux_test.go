@@ -153,7 +153,7 @@ func TestManyUsersCount(t *testing.T) {
 					t.Fatal("nobody has the lock")
 				}
 			}
-			if r := holder.reply(); r != "ok" || judge.state() != lockExclusive {
+			if r := holder.reply(); r != "ok" || judge.state() != Exclusive {
 				t.Fatal(r)
 			}
 			holder.must("unlock")
@@ -374,7 +374,7 @@ func TestKinds(t *testing.T) {
 			"Open":     func() error { _, err := Open(path, &Options{Mode: 0o600}); return err },
 			"NoCreate": func() error { _, err := Open(path, &Options{NoCreate: true}); return err },
 			"ReadOnly": func() error { _, err := Open(path, &Options{ReadOnly: true}); return err },
-			"Inspect":  func() error { _, _, err := Inspect(path); return err },
+			"Inspect":  func() error { _, _, err := recorded(path); return err },
 			"ReadData": func() error { _, err := ReadData(path); return err },
 		} {
 			done := make(chan error, 1)

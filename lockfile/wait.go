@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"sync"
 	"time"
 )
 
@@ -92,7 +93,7 @@ type locker interface {
 	// probe looks at the lock without touching it. It is called on a handle of its
 	// own, on which nothing else is called but close, and which may be open for
 	// reading only.
-	probe() (lockState, error)
+	probe() (State, error)
 
 	// close releases what the locker has besides the descriptor of the lock file,
 	// which is closed next, and with it the lock and the place in the queue. It may
@@ -143,6 +144,9 @@ func (f *File) lock(ctx context.Context, shared bool, purpose string) (*Lock, er
 	}
 	w := f.enqueueLocked(shared)
 	f.mu.Unlock()
+	if f.opts.OnWait != nil {
+		defer f.tell(w)()
+	}
 
 	var a answer
 	select {
@@ -491,4 +495,153 @@ func (f *File) parkLocked(a *acquirer, h *handle, shared bool) error {
 		return err
 	}
 	return h.settle(shared)
+}
+
+// A Wait is what Options.OnWait is told of a wait.
+type Wait struct {
+	Path   string    // as given to Open
+	Since  time.Time // when the wait began
+	Holder Holder    // who holds the lock, if Known; as in HeldError
+	Known  bool
+
+	// Ahead is how many are served before this wait as things stand; -1 if that is not
+	// known, as with mechanisms that have no queue. The holder is not among them.
+	// Another File is one, since it has one place in the queue, however many wait on it;
+	// of this File each waiter is. When one of those has been served, and the File
+	// takes its next place at the end of the queue, the number grows.
+	Ahead int
+}
+
+// A queuer is a locker with a queue in which places can be compared.
+type queuer interface {
+	// place returns a limit for queued, in the locker of another handle: up to there
+	// they are served before us. It is 0 if we have no place. It is called between
+	// enter and the end of await, with File.mu held.
+	place() int64
+
+	// queued counts the places below limit, without those that hold the lock; -1 if
+	// that is not known. It is called where probe is.
+	queued(limit int64) (int, error)
+}
+
+// lookPause is how long the wait is between two looks at who is in the way.
+const lookPause = 100 * time.Millisecond
+
+// tell calls Options.OnWait for w from now on. What it returns ends that, and waits for
+// the call that is being made, if there is one, but not for a look.
+func (f *File) tell(w *waiter) (end func()) {
+	since := time.Now()
+	over := make(chan struct{})
+	var mu sync.Mutex // held in calls, and to close over
+	call := func(t Wait) (again bool) {
+		mu.Lock()
+		defer mu.Unlock()
+		select {
+		case <-over:
+			return false
+		default:
+		}
+		f.opts.OnWait(t)
+		return true
+	}
+	go func() {
+		var last Wait
+		for first := true; ; first = false {
+			began := time.Now()
+			t, ok := f.observe(w, over)
+			if !ok {
+				return
+			}
+			// Looking should not take more than a small part of the time, even if
+			// many do it, and take turns, or if it is slow.
+			pause := max(lookPause, 20*time.Since(began))
+			if t.Path, t.Since = f.name, since; first || t != last {
+				if !call(t) {
+					return
+				}
+				last = t
+			}
+			select {
+			case <-over:
+				return
+			case <-time.After(pause):
+			}
+		}
+	}()
+	return func() {
+		mu.Lock()
+		defer mu.Unlock()
+		close(over)
+	}
+}
+
+// observe finds out what is in w's way. While the lock changes hands, or w's File is
+// about to join the queue, it looks again for a few milliseconds. It reports false if
+// the wait is over.
+func (f *File) observe(w *waiter, over <-chan struct{}) (Wait, bool) {
+	for began := time.Now(); ; {
+		t, settled, ok := f.observeOnce(w)
+		if !ok || settled || time.Since(began) > settleTime {
+			return t, ok
+		}
+		select {
+		case <-over:
+			return t, false
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+func (f *File) observeOnce(w *waiter) (t Wait, settled, ok bool) {
+	p, ok := f.placeOf(w)
+	if !ok {
+		return t, false, false
+	}
+	t.Ahead = -1
+	f.looking.Lock()
+	defer f.looking.Unlock()
+	h, b, err := openRead("inspect", f.path)
+	if err != nil {
+		return t, true, true // the wait itself will say so
+	}
+	defer h.close()
+	s, _ := h.look(b[holderOffset:][:holderSize])
+	t.Holder, t.Known = s.holder, s.known
+	if q, ok := h.locker.(queuer); ok && p.limit > 0 && h.dev == p.dev && h.ino == p.ino {
+		if n, err := q.queued(p.limit); err == nil && n >= 0 {
+			t.Ahead = n + p.before
+		}
+	}
+	return t, s.settled && p.parked, true
+}
+
+// A place is where a waiter is.
+type place struct {
+	parked   bool   // his File waits in the kernel
+	dev, ino uint64 // for this file
+	limit    int64  // in this place; 0 if that is not known
+	before   int    // waiters of the same File before him
+}
+
+// placeOf reports false if w has been answered, or has given up.
+func (f *File) placeOf(w *waiter) (p place, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if w.place == nil {
+		return p, false
+	}
+	a := &f.exclusively
+	if f.frontLocked().shared {
+		a = &f.sharing
+	}
+	if h := a.parked; h != nil {
+		p.parked, p.dev, p.ino = true, h.dev, h.ino
+		if q, ok := h.locker.(queuer); ok {
+			p.limit = q.place()
+		}
+	}
+	for e := w.place.Prev(); e != nil; e = e.Prev() {
+		p.before++
+	}
+	return p, true
 }

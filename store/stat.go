@@ -33,8 +33,9 @@ type Stats struct {
 	SegmentFiles int // likewise
 	Temporary    int // writes in progress, or the litter of processes that died
 
-	Held   bool            // somebody holds LOCK
+	Held   bool            // somebody holds LOCK, and is recorded
 	Holder lockfile.Holder // who, if Held
+	Lock   lockfile.Status // what else can be seen of LOCK
 }
 
 // Stat describes the store. It takes no lock, so that the figures may be of
@@ -82,10 +83,11 @@ func (s *Store) Stat(ctx context.Context) (Stats, error) {
 			out.Temporary++
 		}
 	}
-	out.Holder, out.Held, err = lockfile.Inspect(s.path(lockName))
+	out.Lock, err = lockfile.Inspect(s.path(lockName))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return Stats{}, fmt.Errorf("stat: %w", err)
 	}
+	out.Holder, out.Held = out.Lock.Holder, out.Lock.Known
 	return out, nil
 }
 

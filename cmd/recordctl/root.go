@@ -369,7 +369,8 @@ func (w *wait) explain(err error) error {
 	}
 	// The time had passed before the lock was even tried.
 	h := &lockfile.HeldError{Path: w.path, Err: err}
-	if h.Holder, h.Known, _ = lockfile.Inspect(w.path); h.Known {
+	if st, _ := lockfile.Inspect(w.path); st.Known {
+		h.Holder, h.Known = st.Holder, true
 		return lockedError(h, w.limit)
 	}
 	return fail(exitLocked, "a longer --timeout waits longer", "lock %s was not had within %s", w.path, w.limit)

@@ -91,7 +91,7 @@ func (a *app) stat(cmd *cobra.Command) (err error) {
 		{"size", fmt.Sprintf("%d bytes, of which %d in the journal", st.Bytes, st.Journal)},
 		{"segments", fmt.Sprint(st.Segments)},
 		{"files", fmt.Sprintf("%d manifests, %d segments, %d temporary", st.Manifests, st.SegmentFiles, st.Temporary)},
-		{"lock", lockState(st)},
+		{"lock", st.Lock.String()},
 	} {
 		if err := a.printf("%-15s %s\n", line[0]+":", oneLine(line[1])); err != nil {
 			return err
@@ -128,13 +128,6 @@ func fileSystem(st store.Stats) string {
 		return st.FileSystem + ", used as a network file system"
 	}
 	return st.FileSystem
-}
-
-func lockState(st store.Stats) string {
-	if st.Held {
-		return "held by " + st.Holder.String()
-	}
-	return "free"
 }
 
 func yesNo(b bool) string {

@@ -166,18 +166,18 @@ func (cr *crew) target(fit func(*process) bool) *process {
 // catch suspends the process of whom the lock file says that he has the lock, if it is
 // among those given. If he still has it then, he has it until he is resumed.
 func (cr *crew) catch(among []*process) *process {
-	h, known, err := lockfile.Inspect(cr.path)
-	if err != nil || !known {
+	st, err := lockfile.Inspect(cr.path)
+	if err != nil || !st.Known {
 		return nil
 	}
 	for _, p := range among {
-		if p.cmd.Process.Pid != h.PID {
+		if p.cmd.Process.Pid != st.Holder.PID {
 			continue
 		}
 		if !cr.suspend(p) {
 			return nil
 		}
-		if h, known, err := lockfile.Inspect(cr.path); err == nil && known && h.PID == p.cmd.Process.Pid {
+		if st, err := lockfile.Inspect(cr.path); err == nil && st.Known && st.Holder.PID == p.cmd.Process.Pid {
 			return p
 		}
 		cr.resume(p)
