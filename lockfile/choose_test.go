@@ -273,7 +273,7 @@ func TestHeaderNoAnswer(t *testing.T) {
 	for _, tt := range []struct {
 		m  Mechanism
 		ok bool
-	}{{OFD, false}, {Flock, false}, {POSIX, false}, {Link, true}, {Unix, true}} {
+	}{{OFD, false}, {Flock, false}, {POSIX, false}, {Unix, true}} {
 		t.Run(tt.m.String(), func(t *testing.T) {
 			standIn(t, tt.m, (&oddity{}).make)
 			withFileSystem(t, "nfs", false)

@@ -192,7 +192,7 @@ func lossyFile(t *testing.T) (*File, string) {
 	fake := mechanisms[m]
 	mechanisms[m] = func(h *handle) locker { return &lossyLock{fakeLock: fake(h).(*fakeLock)} }
 	path := lockPath(t)
-	return openWith(t, path, Options{Mechanism: m}), path
+	return openWith(t, path, Options{Mechanism: m, Port: 1}), path
 }
 
 func TestLost(t *testing.T) {

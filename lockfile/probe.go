@@ -112,6 +112,14 @@ func (r Report) String() string {
 		b.WriteString(r.Default.String())
 	}
 	b.WriteString("\n\n")
+	b.WriteString(r.Table())
+	b.WriteString("\n" + r.Verdict + "\n")
+	return b.String()
+}
+
+// Table returns a table of what was seen of each mechanism.
+func (r Report) Table() string {
+	var b strings.Builder
 	var table strings.Builder
 	w := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "MECHANISM\tRESULT\tLOCKS/S\tFREE AFTER KILL\tDETAIL")
@@ -129,7 +137,6 @@ func (r Report) String() string {
 	for line := range strings.Lines(table.String()) {
 		b.WriteString(strings.TrimRight(line, " \n") + "\n")
 	}
-	b.WriteString("\n" + r.Verdict + "\n")
 	return b.String()
 }
 

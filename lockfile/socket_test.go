@@ -49,6 +49,8 @@ var needShared = map[string]string{
 	"Context":                      "one of its locks is shared",
 	"Do":                           "half of it is RDo",
 	"Nested":                       "half of its locks are shared",
+	"LockAllErrors":                "it opens a file by two paths, for which it has two ports",
+	"LockAllReplaced":              "it gives a file the name of another, for which it has another port",
 	"ContextReplaced":              "some of its locks are shared, and it has a fake clock, which sockets do not keep to",
 }
 
@@ -58,7 +60,7 @@ func testExclusive(t *testing.T, m Mechanism) {
 	for _, tt := range generalTests {
 		t.Run(tt.name, func(t *testing.T) {
 			if why := needShared[tt.name]; why != "" {
-				t.Skipf("%v locks cannot be shared, and %s", m, why)
+				t.Skipf("not for %v locks: %s", m, why)
 			}
 			tt.test(t)
 		})

@@ -65,6 +65,7 @@ var verbs = []verb{
 	{"compact", newCompactCmd},
 	{"stat", newStatCmd},
 	{"verify", newVerifyCmd},
+	{"doctor", newDoctorCmd},
 	{"stress", newStressCmd},
 	{"completion", newCompletionCmd},
 	{"exit-codes", newExitCodesCmd},

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/recordstore/recordstore/internal/doctor"
+	"github.com/recordstore/recordstore/lockfile"
+)
+
+func newDoctorCmd(a *app) *cobra.Command {
+	var processes int
+	cmd := &cobra.Command{
+		Use:   "doctor [DIR]",
+		Short: "Examine whether a directory can hold a store",
+		Long: `Doctor examines a directory: which file system it is on and how that is mounted,
+whether files can be published there without replacing others, whether files
+and directories can be flushed, in which steps time stamps move, and which kinds
+of locks exclude each other across processes. DIR need not be a store; without
+it, the store's directory is examined.
+
+The first line of the output is the verdict, the rest the reasons. A "note" is
+something to know, "bad" a reason not to keep a store there. Doctor works in a
+directory that it makes within DIR and removes. It takes some seconds, and
+more where something does not answer. What other machines do it cannot see.
+
+Exit status: 0 if a store can be kept there, 1 if not.`,
+		Example: `  recordctl doctor /mnt/results
+  recordctl doctor --json /mnt/results | jq '.findings[] | select(.grade != "good")'`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: a.verb(func(cmd *cobra.Command, args []string) error {
+			dir := ""
+			if len(args) > 0 {
+				dir = args[0]
+			} else {
+				var err error
+				if dir, err = a.storeDir(cmd); err != nil {
+					return err
+				}
+			}
+			return a.doctor(dir, processes)
+		}),
+	}
+	cmd.Flags().IntVar(&processes, "processes", 4, "`number` of processes that take each kind of lock")
+	return cmd
+}
+
+func (a *app) doctor(dir string, processes int) error {
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		return fail(exitNoInput, "", "%q: there is no such directory", dir)
+	}
+	e := doctor.Examination{Prober: lockfile.Prober{Worker: probeWorker, Processes: processes}}
+	if isTerminal(a.stderr) {
+		e.Progress = func(step string) { a.note("examining %s ...", step) }
+	}
+	r, err := e.Examine(background, dir)
+	if err != nil {
+		return err
+	}
+	if a.json {
+		err = a.printJSON(r)
+	} else {
+		err = a.printDoctor(r)
+	}
+	if err != nil || r.OK {
+		return err
+	}
+	return &failure{code: exitNo}
+}
+
+func (a *app) printDoctor(r *doctor.Report) error {
+	where := r.FileSystem
+	if r.NFSVersion != "" {
+		where += " " + r.NFSVersion
+	}
+	if r.MountPoint != "" {
+		where += ", " + r.Source + " on " + r.MountPoint
+	}
+	if err := a.printf("%s\n\n", r.Verdict); err != nil {
+		return err
+	}
+	for _, line := range [][2]string{
+		{"directory", r.Dir},
+		{"file system", where},
+		{"mount options", strings.Join(r.Options, ",")},
+	} {
+		if err := a.printf("%-15s %s\n", line[0]+":", oneLine(line[1])); err != nil {
+			return err
+		}
+	}
+	for _, f := range r.Findings {
+		if err := a.printf("\n%-8s %s: %s", f.Grade, f.About, oneLine(f.Text)); err != nil {
+			return err
+		}
+	}
+	return a.printf("\n\n%s", r.Locks.Table())
+}
