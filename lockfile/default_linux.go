@@ -25,10 +25,23 @@ const initPIDNamespace = "pid:[4026531836]"
 // probeFlock looks for the lock in /proc/locks, which names files by device and
 // inode. The pid there is of no use: it is of who took the lock, and may be dead
 // while a child has it.
+//
+// The kernel hands the file out in pieces, between which locks come and go, so that
+// one which is there all the time may be missing. What is missing is looked for again.
 func probeFlock(h *handle) (State, error) {
+	for range 3 {
+		if st, seen := findFlock(h); seen {
+			return st, nil
+		}
+	}
+	return flockMissing(h), nil
+}
+
+// findFlock reports false if no lock on the file is listed.
+func findFlock(h *handle) (State, bool) {
 	b, err := os.ReadFile("/proc/locks")
 	if err != nil {
-		return Unseen, nil
+		return Unseen, true
 	}
 	name := fmt.Sprintf("%02x:%02x:%d", unix.Major(h.dev), unix.Minor(h.dev), h.ino)
 	for s := bufio.NewScanner(bytes.NewReader(b)); s.Scan(); {
@@ -39,25 +52,30 @@ func probeFlock(h *handle) (State, error) {
 			continue
 		}
 		if string(w[3]) == "READ" {
-			return Shared, nil
+			return Shared, true
 		}
-		return Exclusive, nil
+		return Exclusive, true
 	}
+	return Free, false
+}
+
+// flockMissing says what it means that a lock is not listed.
+func flockMissing(h *handle) State {
 	// What is not there is free only if it would be there: the locks of processes
 	// of which this pid namespace has no number are left out, the locks of
 	// other machines are not known, and some file systems give their files
 	// another device than the one that is shown.
 	ns, err := os.Readlink("/proc/self/ns/pid")
 	if err != nil || ns != initPIDNamespace {
-		return Unseen, nil
+		return Unseen
 	}
 	var st unix.Statfs_t
 	if err := ignoringEINTR(func() error { return unix.Fstatfs(h.fd, &st) }); err != nil {
-		return Unseen, nil
+		return Unseen
 	}
 	switch int64(st.Type) {
 	case unix.EXT4_SUPER_MAGIC, unix.XFS_SUPER_MAGIC, unix.TMPFS_MAGIC, unix.F2FS_SUPER_MAGIC:
-		return Free, nil
+		return Free
 	}
-	return Unseen, nil
+	return Unseen
 }

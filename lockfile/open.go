@@ -483,21 +483,21 @@ func readData(path string) ([]byte, error) {
 		return nil, err
 	}
 	defer h.close()
-	for {
-		region := b[dataOffset:][:dataSize]
+	region := b[dataOffset:][:dataSize]
+	for began := time.Now(); ; {
 		data, err := decodeData(region)
 		if err == nil {
 			return data, nil
 		}
-		// A read may see half of a write. What it sees twice is in the file.
-		again := make([]byte, dataSize)
-		if _, readErr := h.readAt(again, dataOffset); readErr != nil {
-			err = readErr
-		} else if !bytes.Equal(region, again) {
-			copy(region, again)
-			continue
+		// A read may see half of a write, and for as long as the writer does not
+		// get to run. What is there when that is over is in the file.
+		if time.Since(began) > settleTime {
+			return nil, &fs.PathError{Op: "read", Path: path, Err: err}
 		}
-		return nil, &fs.PathError{Op: "read", Path: path, Err: err}
+		time.Sleep(50 * time.Microsecond)
+		if _, err := h.readAt(region, dataOffset); err != nil {
+			return nil, &fs.PathError{Op: "read", Path: path, Err: err}
+		}
 	}
 }
 

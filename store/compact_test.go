@@ -6,17 +6,17 @@ import (
 	"fmt"
 	"io/fs"
 	"math"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/recordstore/recordstore/internal/vfs/faultfs"
-	"path/filepath"
-	"sync/atomic"
-	"syscall"
-	"testing/synctest"
 )
 
 // The steps of moving journals and merging segments, one at a time: what others
@@ -924,7 +924,8 @@ func TestSegmentOfUnknownManifest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMachine(faultfs.NewDisk(), 1)
 		var broken, lost atomic.Bool
-		s := mustOpen(t, simDir, &Options{JournalSize: 1}, m.system(&faultfs.Hooked{FS: m.disk,
+		s := mustOpen(t, simDir, &Options{JournalSize: 1}, m.system(&faultfs.Hooked{
+			FS: m.disk,
 			Before: func(op faultfs.Op) error {
 				manifest := strings.HasPrefix(filepath.Base(op.Path), manifestPrefix)
 				if lost.Load() && manifest && op.Kind == faultfs.OpLstat {
@@ -938,7 +939,8 @@ func TestSegmentOfUnknownManifest(t *testing.T) {
 					return syscall.EIO // it was published, and the answer is lost
 				}
 				return err
-			}}))
+			},
+		}))
 		mustUpdate(t, s, "before")
 		broken.Store(true)
 		if _, err := applyUpdate(context.Background(), s, "perhaps", nil); !errors.Is(err, ErrUnknown) {

@@ -33,14 +33,12 @@ Exit status: 0 if a store can be kept there, 1 if not.`,
   recordctl doctor --json /mnt/results | jq '.findings[] | select(.grade != "good")'`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: a.verb(func(cmd *cobra.Command, args []string) error {
-			dir := ""
 			if len(args) > 0 {
-				dir = args[0]
-			} else {
-				var err error
-				if dir, err = a.storeDir(cmd); err != nil {
-					return err
-				}
+				return a.doctor(args[0], processes)
+			}
+			dir, err := a.storeDir(cmd)
+			if err != nil {
+				return err
 			}
 			return a.doctor(dir, processes)
 		}),

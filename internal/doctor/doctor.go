@@ -22,6 +22,7 @@ import (
 // A Grade says how much a finding matters.
 type Grade int
 
+// The grades.
 const (
 	Good    Grade = iota // as a store needs it
 	Note                 // to know: it costs time, or a promise is a weaker one
