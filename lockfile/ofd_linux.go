@@ -3,8 +3,14 @@ package lockfile
 import (
 	"errors"
 	"io"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/recordstore/recordstore/internal/fstype"
 )
 
 // Open-file-description locks, with a queue.
@@ -81,6 +87,8 @@ type ofd struct {
 	// The place in the queue. Protected by File.mu once the handle is parked.
 	turn   int64 // await waits for those before this ticket
 	ticket int64 // the ticket that is locked; 0 if it has been given up
+
+	left atomic.Bool // nobody wants what await waits for; only for steps
 }
 
 // setlk locks or unlocks n bytes from start, n = 0 being all. If it cannot without
@@ -140,7 +148,8 @@ func (l *ofd) enter(shared bool) error {
 	if !l.queue {
 		return l.attempt(shared)
 	}
-	if err := l.setlk(l.ticketType(), gate, 1, true); err != nil {
+	l.left.Store(false)
+	if err := l.wait(l.ticketType(), gate, 1); err != nil {
 		return err
 	}
 	err := l.setlk(lockType(shared), 0, gate, false)
@@ -200,22 +209,55 @@ func (l *ofd) takeTicket(t int64) (int64, error) {
 	return 0, errBusy
 }
 
+// wait locks n bytes from start, and waits for that: in the kernel, or, where that is
+// slow, in steps. Steps end with errBusy when nobody wants the lock any more.
+func (l *ofd) wait(typ int16, start, n int64) error {
+	if !waitsInSteps(l.h.path) {
+		return l.setlk(typ, start, n, true)
+	}
+	for pause := firstStep; ; pause = min(2*pause, lastStep) {
+		err := l.setlk(typ, start, n, false)
+		if err != errBusy || l.left.Load() {
+			return err
+		}
+		time.Sleep(pause)
+	}
+}
+
+// The steps are as short as a server is far, at first.
+const (
+	firstStep = time.Millisecond
+	lastStep  = 50 * time.Millisecond
+)
+
+// waitsInSteps reports whether the kernel is slow to find out that a lock is free: with
+// NFS 4.0 the client asks the server again after a time that doubles up to 30 s. In
+// later versions, and in version 3, the server calls back.
+var waitsInSteps = func(path string) bool {
+	dir := filepath.Dir(path)
+	if name, _, err := fstype.Of(dir); err != nil || name != "nfs" {
+		return false
+	}
+	m, err := fstype.MountOf(dir)
+	return err == nil && slices.ContainsFunc(m.Options, func(o string) bool { return o == "vers=4.0" || o == "vers=4" })
+}
+
 // await waits for its turn and takes the lock.
 func (l *ofd) await(shared bool) error {
 	if !l.queue {
-		return l.setlk(lockType(shared), 0, 1, true)
+		return l.wait(lockType(shared), 0, 1)
 	}
 	if prev := l.turn - ticketStep; prev > 0 {
 		// For reading, which is enough to wait, and keeps no reader out if our
 		// waiters have gone.
-		if err := l.setlk(unix.F_RDLCK, prev, 1, true); err != nil {
+		if err := l.wait(unix.F_RDLCK, prev, 1); err != nil {
 			return err
 		}
 		if err := l.setlk(unix.F_UNLCK, prev, 1, false); err != nil {
 			return err
 		}
 	}
-	return l.setlk(lockType(shared), 0, l.turn-1, true)
+	return l.wait(lockType(shared), 0, l.turn-1)
 }
 
 // settle makes way, after await, for those who may share.
@@ -228,6 +270,7 @@ func (l *ofd) settle(shared bool) error {
 
 // leave gives up the place in the queue of a handle that is blocked in await.
 func (l *ofd) leave() {
+	l.left.Store(true)
 	if l.ticket == 0 {
 		return
 	}
@@ -240,6 +283,7 @@ func (l *ofd) leave() {
 // for: await still waits for the earlier waiters, and the ticket makes the later
 // ones wait for it.
 func (l *ofd) rejoin() {
+	l.left.Store(false)
 	if !l.queue || l.ticket != 0 {
 		return
 	}
