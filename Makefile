@@ -2,7 +2,7 @@
 GOLANGCI_LINT = github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 BIN = $(CURDIR)/bin
 
-.PHONY: all test race lint fmt bench bench-peers bench-short campaign mutants stress fuzz clean
+.PHONY: all test race lint fmt bench bench-peers bench-short campaign mutants stress nfs-lab fuzz clean
 
 all: test lint
 
@@ -40,6 +40,11 @@ mutants: ## break each safety step, and see that a test notices
 
 stress: ## a hundred processes for half a minute
 	go run ./cmd/recordctl stress --duration 30s
+
+RUN =
+LABFLAGS =
+nfs-lab: ## a server and two clients of real NFS in virtual machines; RUN=list lists what can be run
+	go run ./internal/nfslab/cmd -run '$(RUN)' $(LABFLAGS)
 
 FUZZTIME = 60s
 fuzz:

@@ -141,7 +141,7 @@ func (cr *crew) start(role string, slot, incarnation int) error {
 	j := job{
 		author: p.author, Seed: cr.Seed, Machines: cr.Machines, Protocol: cr.Protocol,
 		Store: cr.Store, History: cr.History, Network: cr.Network, Journal: cr.Journal, Threads: 1, Timeout: cr.Timeout,
-		Wait: cr.QuestionWait, Length: cr.Duration, Began: cr.began, ReadPause: cr.ReadPause,
+		Wait: cr.QuestionWait, Records: cr.Records, Length: cr.Duration, Began: cr.began, ReadPause: cr.ReadPause,
 		Report: cr.progress != nil,
 	}
 	if slot%10 == 0 {
@@ -294,7 +294,7 @@ func bySIGKILL(err error) bool {
 func (cr *crew) finish() {
 	_ = cr.stopW.Close()
 	_ = cr.gateW.Close() // those that came too late for the gate
-	late := time.NewTimer(cr.Timeout + cr.QuestionWait + startTimeout)
+	late := time.NewTimer(time.Duration(cr.Records)*(cr.Timeout+cr.QuestionWait) + startTimeout)
 	defer late.Stop()
 	for len(cr.alive) > 0 {
 		select {

@@ -94,7 +94,7 @@ func newJudgement(accounts []*account) (*judgement, error) {
 
 // readState reads the records that are there in the end.
 func (g *judgement) readState(ctx context.Context, dir string) error {
-	if g.result.Protocol == ProtocolNaive {
+	if g.result.Protocol != ProtocolStore {
 		return g.readNaive(dir)
 	}
 	// On a network file system a plain snapshot may be a little old, and the

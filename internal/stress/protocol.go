@@ -72,8 +72,8 @@ func openProtocol(j job) (protocol, error) {
 		// Every second reader opens for reading alone, and so cannot ask for a
 		// fresh snapshot; the others can.
 		return openStore(j.Store, j.Role == roleReader && j.Slot%2 == 0, j.Network, j.Journal)
-	case ProtocolNaive:
-		return openNaive(j.Store)
+	case ProtocolNaive, ProtocolRename:
+		return openNaive(j.Store, j.Protocol == ProtocolRename)
 	}
 	return nil, fmt.Errorf("unknown protocol %q", j.Protocol)
 }
@@ -88,7 +88,7 @@ func claim(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	if c.Protocol == ProtocolNaive {
+	if c.Protocol != ProtocolStore {
 		return claimNaive(c)
 	}
 	return claimStore(ctx, c)

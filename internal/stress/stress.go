@@ -32,7 +32,9 @@
 // It does not prove durability: processes die here, machines do not. And a run
 // that finds nothing proves nothing about a judge; that is why the same
 // workload can run the classic recipe (Config.Protocol "naive"), which must be
-// seen to lose records, and why the judge's tests plant each kind of fault.
+// seen to lose records, and why the judge's tests plant each kind of fault. The
+// usual recipe (Config.Protocol "rename") loses none on a local file system, and
+// some where two machines share a directory by NFS.
 //
 // # Using the package
 //
@@ -42,14 +44,19 @@ package stress
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
 // The protocols that a run can drive.
 const (
-	ProtocolStore = "store" // package store
-	ProtocolNaive = "naive" // the recipe of the question: lock the data file, replace it by rename
+	ProtocolStore  = "store"  // package store
+	ProtocolNaive  = "naive"  // the recipe of the question: lock the data file, replace it by rename
+	ProtocolRename = "rename" // the usual recipe: lock a file beside it, replace it by rename, read without a lock
 )
+
+// Protocols lists them.
+var Protocols = []string{ProtocolStore, ProtocolNaive, ProtocolRename}
 
 // Config says what a run does. The zero value of a field means what its
 // comment says.
@@ -64,7 +71,7 @@ type Config struct {
 	// Keep leaves temporary directories where they are.
 	Keep bool
 
-	Protocol string // ProtocolStore (also if empty) or ProtocolNaive
+	Protocol string // ProtocolStore (also if empty), ProtocolNaive or ProtocolRename
 	Writers  int    // processes that write
 	Readers  int    // processes that read
 
@@ -78,6 +85,9 @@ type Config struct {
 	// QuestionWait is the longest random wait in the first form. Zero: the
 	// first form is left out.
 	QuestionWait time.Duration
+	// Records is how many records each writer saves in the first form, and how
+	// often each reader reads, each after a random wait. Zero: 1.
+	Records int
 	// Duration is the length of the hard form. Zero: it is left out.
 	Duration time.Duration
 
@@ -119,6 +129,9 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Protocol == "" {
 		c.Protocol = ProtocolStore
 	}
+	if c.Records == 0 {
+		c.Records = 1
+	}
 	if c.Threads == 0 {
 		c.Threads = 4
 	}
@@ -135,13 +148,13 @@ func (c Config) withDefaults() (Config, error) {
 		c.Machine, c.Machines = 1, 1
 	}
 	switch {
-	case c.Protocol != ProtocolStore && c.Protocol != ProtocolNaive:
-		return c, fmt.Errorf("unknown protocol %q: there are %q and %q", c.Protocol, ProtocolStore, ProtocolNaive)
+	case !slices.Contains(Protocols, c.Protocol):
+		return c, fmt.Errorf("unknown protocol %q: there are %q", c.Protocol, Protocols)
 	case c.Writers < 1:
 		return c, fmt.Errorf("a run needs at least one writer, not %d", c.Writers)
 	case c.Writers > maxSlots || c.Readers > maxSlots:
 		return c, fmt.Errorf("at most %d writers and %d readers a machine", maxSlots, maxSlots)
-	case c.Readers < 0, c.Duration < 0, c.QuestionWait < 0, c.Threads < 0, c.ReadPause < 0, c.KillEvery < 0, c.Timeout < 0:
+	case c.Readers < 0, c.Duration < 0, c.QuestionWait < 0, c.Records < 0, c.Threads < 0, c.ReadPause < 0, c.KillEvery < 0, c.Timeout < 0:
 		return c, fmt.Errorf("a count or time is negative")
 	case c.Duration == 0 && c.QuestionWait == 0:
 		return c, fmt.Errorf("neither form is asked for")

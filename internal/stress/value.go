@@ -11,7 +11,7 @@ import (
 // The keys of a run, below its prefix. Every writer is named by its machine
 // and slot, for example 1-0007.
 //
-//	hello/1-0007   the one record of a writer in the first form
+//	hello/1-0007   the one record of a writer in the first form; further ones are 1-0007-0001, ...
 //	own/1-0007     a writer's record: N counts its own updates
 //	flip/1-0007    there if and only if the own record's Flips is odd
 //	shared/3       a counter that every writer increments

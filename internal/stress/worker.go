@@ -32,8 +32,10 @@ type job struct {
 	Journal  int
 	Threads  int
 	Timeout  time.Duration
-	// Wait is the longest random wait of the first form.
-	Wait time.Duration
+	// Wait is the longest random wait of the first form, and Records how often
+	// it is waited there.
+	Wait    time.Duration
+	Records int
 	// Length is the planned length of the hard form, and Began when it began
 	// on the machine's monotonic clock, or 0: when the gate opens.
 	Length    time.Duration
@@ -75,7 +77,7 @@ func MaybeWorker() {
 }
 
 // work does the job: open, say that all is ready, wait for the gate, and go on
-// until the stop, or in the first form until the one operation is done.
+// until the stop, or in the first form until all operations are done.
 func (j job) work() error {
 	gate, life := os.NewFile(gateFD, "gate"), os.NewFile(lifeFD, "life")
 	stop := make(chan struct{})
@@ -191,8 +193,13 @@ func (h *hand) run() error {
 		return fmt.Errorf("unknown role %q", h.Role)
 	}
 	if h.Form == formQuestion {
-		time.Sleep(h.random(h.Wait))
-		return step()
+		for range h.Records {
+			time.Sleep(h.random(h.Wait))
+			if err := step(); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 	for {
 		if pause > 0 {

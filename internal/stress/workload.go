@@ -76,9 +76,12 @@ func (w *writer) do(kind, key, counter string, try func(ctx context.Context, op 
 // value returns what the operation writes, but for the counts.
 func (w *writer) value(op, n uint64) value { return value{Author: w.name, Op: op, N: n} }
 
-// hello saves the writer's one record of the first form.
+// hello saves a record of the first form.
 func (w *writer) hello() error {
 	key := w.prefix + "hello/" + w.place()
+	if n := w.history.op; n > 0 {
+		key += fmt.Sprintf("-%04d", n)
+	}
 	return w.do(opHello, key, "", func(ctx context.Context, op uint64) (a answer, err error) {
 		a.n = 1
 		a.revision, err = w.p.Update(ctx, func(t tx) error {

@@ -1,0 +1,136 @@
+//go:build linux
+
+package nfslab
+
+import (
+	"bytes"
+	"net"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+func TestArchive(t *testing.T) {
+	a := newArchive()
+	a.file("bin/x", 0o755, []byte("hello"))
+	a.file("bin/y", 0o644, nil)
+	text := a.bytes()
+	var names []string
+	for len(text) > 0 && text[0] == '0' {
+		if string(text[:6]) != "070701" {
+			t.Fatalf("no header but %q", text[:6])
+		}
+		field := func(i int) int {
+			n, err := strconv.ParseUint(string(text[6+8*i:14+8*i]), 16, 32)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return int(n)
+		}
+		size, length := field(6), field(11)
+		names = append(names, string(text[110:110+length-1]))
+		begin := (110 + length + 3) / 4 * 4
+		if names[len(names)-1] == "bin/x" && (string(text[begin:begin+size]) != "hello" || field(1) != 0o100755) {
+			t.Errorf("got %q with mode %o", text[begin:begin+size], field(1))
+		}
+		text = text[begin+(size+3)/4*4:]
+	}
+	if want := []string{"bin", "bin/x", "bin/y", "TRAILER!!!"}; !slices.Equal(names, want) {
+		t.Errorf("got %q, want %q", names, want)
+	}
+	if len(a.out.Bytes())%512 != 0 || len(bytes.Trim(text, "\x00")) > 0 {
+		t.Errorf("%d bytes, of which %d after the end", a.out.Len(), len(text))
+	}
+}
+
+func TestParseDepends(t *testing.T) {
+	got := parseDepends(`nfs-common
+  Depends: libc6
+ |Depends: libsystemd0
+  Depends: libelogind0
+  PreDepends: init-system-helpers
+  Depends: <debconf-2.0>
+    debconf
+  Suggests: open-iscsi
+`)
+	if want := []string{"libc6", "libsystemd0", "init-system-helpers"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestScripts(t *testing.T) {
+	paths, err := filepath.Glob("guest/*.sh")
+	if err != nil || len(paths) != 3 {
+		t.Fatalf("%q, %v", paths, err)
+	}
+	for _, path := range paths {
+		if out, err := exec.Command("sh", "-n", path).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v: %s", path, err, out)
+		}
+	}
+}
+
+// The guests' cables: what one end calls its own is the far end of the other.
+func TestCables(t *testing.T) {
+	l := &Lab{Options: Options{Clients: 2, Dir: "d"}, accel: "tcg"}
+	cables := func(g *Guest) string {
+		var found []string
+		for _, a := range g.arguments() {
+			if strings.HasPrefix(a, "dgram,") {
+				found = append(found, a)
+			}
+		}
+		return strings.Join(found, " ")
+	}
+	server := cables(l.newGuest(-1))
+	want := "dgram,id=cable0,local.type=unix,local.path=d/cable0.server,remote.type=unix,remote.path=d/cable0.client " +
+		"dgram,id=cable1,local.type=unix,local.path=d/cable1.server,remote.type=unix,remote.path=d/cable1.client"
+	if server != want {
+		t.Errorf("server: got %s, want %s", server, want)
+	}
+	want = "dgram,id=cable1,local.type=unix,local.path=d/cable1.client,remote.type=unix,remote.path=d/cable1.server"
+	if client := cables(l.newGuest(1)); client != want {
+		t.Errorf("client1: got %s, want %s", client, want)
+	}
+}
+
+func TestMonitor(t *testing.T) {
+	l := &Lab{Options: Options{Dir: t.TempDir()}}
+	g := l.newGuest(1)
+	for _, tt := range []struct{ answer, want string }{
+		{`{"return": {}}`, ""},
+		{`{"event": "X"}{"return": {}}`, ""},
+		{`{"error": {"class": "DeviceNotFound", "desc": "no card1"}}`, "no card1"},
+	} {
+		listener, err := net.Listen("unix", g.path("qmp"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		asked := make(chan string, 1)
+		go func() {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			buf := make([]byte, 1000)
+			conn.Write([]byte(`{"QMP": {}}`))
+			conn.Read(buf)
+			conn.Write([]byte(`{"return": {}}`))
+			n, _ := conn.Read(buf)
+			asked <- string(buf[:n])
+			conn.Write([]byte(tt.answer))
+		}()
+		err = g.link(false)
+		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v", tt.answer, err)
+		}
+		if a := <-asked; !strings.Contains(a, `"set_link"`) || !strings.Contains(a, `"card1"`) || !strings.Contains(a, "false") {
+			t.Errorf("asked %s", a)
+		}
+		listener.Close()
+	}
+}
