@@ -8,6 +8,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // A Lock is a lock that is held, until Unlock is called or the process ends. It is
@@ -338,7 +340,24 @@ func (l *Lock) WriteData(p []byte) error {
 		err = l.h.writeAt(encodeData(p), dataOffset)
 	}
 	if err != nil {
+		l.h.spoiled.Store(true)
 		return l.f.error("write", err)
+	}
+	return nil
+}
+
+// Sync flushes what was written to the lock file. On NFS 4 an error of WriteData or
+// Sync such as EIO is how a client learns that the lease of its locks ran out, and
+// that somebody else may have, or have had, the lock; who still has it can write.
+func (l *Lock) Sync() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.h == nil {
+		return l.f.error("sync", ErrReleased)
+	}
+	if err := ignoringEINTR(func() error { return unix.Fsync(l.h.fd) }); err != nil {
+		l.h.spoiled.Store(true)
+		return l.f.error("sync", err)
 	}
 	return nil
 }

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -22,13 +23,14 @@ type handle struct {
 	path      string    // absolute, unless it was opened to be looked at
 	opts      *Options
 	fd        int
-	fileID           // of the open file
-	readOnly  bool   // is the descriptor
-	port      int    // that the file records, for TCP; or 0
-	users     int    // Locks that share it; protected by File.mu
-	inherited bool   // children may have a descriptor of it; protected by File.mu
-	record    []byte // what announce writes
-	swept     bool   // no record that somebody left is in the file
+	fileID                // of the open file
+	readOnly  bool        // is the descriptor
+	port      int         // that the file records, for TCP; or 0
+	users     int         // Locks that share it; protected by File.mu
+	inherited bool        // children may have a descriptor of it; protected by File.mu
+	record    []byte      // what announce writes
+	spoiled   atomic.Bool // what was written was not taken: it may not be used again
+	swept     bool        // no record that somebody left is in the file
 }
 
 // A fileID tells a file that exists from all others.

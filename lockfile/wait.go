@@ -307,7 +307,7 @@ func (f *File) release(h *handle) error {
 		return h.close() // to unlock would take the lock from the children too
 	}
 	err := h.unlock()
-	if err != nil {
+	if err != nil || h.spoiled.Load() {
 		h.close() // which releases too
 		return err
 	}

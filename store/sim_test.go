@@ -129,6 +129,7 @@ func (l *simLock) Unlock() error {
 	return nil
 }
 
+func (l *simLock) Sync() error                            { return nil }
 func (l *simLock) WriteData(p []byte) error               { return l.write(sealed(p)) }
 func (l *simLock) Holder() (lockfile.Holder, bool, error) { return lockfile.Holder{}, false, nil }
 func (l *simLock) Close() error                           { return nil }

@@ -81,6 +81,7 @@ type locker interface {
 
 type heldLock interface {
 	WriteData(p []byte) error
+	Sync() error
 	Unlock() error
 }
 

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"maps"
 	"slices"
+	"syscall"
 
 	"github.com/recordstore/recordstore/internal/vfs"
 	"github.com/recordstore/recordstore/lockfile"
@@ -234,10 +235,16 @@ func refuse(group []*request, err error) {
 // loss before flush has come to its end may leave either; nobody has been
 // told anything then.
 func (s *Store) commit(group []*request, lock *turn) *committedGroup {
-	g, err := func() (*committedGroup, error) {
-		defer unlock(lock)
-		return s.commitLocked(group, lock)
-	}()
+	g, err := s.commitOnce(group, lock)
+	for try := 1; try < lockTries && errors.Is(err, errLockLost); try++ {
+		held, lockErr := s.lock.Lock(context.Background(), s.opts.Purpose)
+		if lockErr != nil {
+			err = s.lockError(lockErr)
+			break
+		}
+		lock.heldLock = held
+		g, err = s.commitOnce(group, lock)
+	}
 	if err == nil && g.published {
 		return g
 	}
@@ -250,6 +257,11 @@ func (s *Store) commit(group []*request, lock *turn) *committedGroup {
 	g.answer(nil) // the base is durable
 	g.st.release()
 	return nil
+}
+
+func (s *Store) commitOnce(group []*request, lock *turn) (*committedGroup, error) {
+	defer unlock(lock.heldLock)
+	return s.commitLocked(group, lock)
 }
 
 // unlock releases a lock. An error changes nothing: what was published under the
@@ -625,25 +637,30 @@ func (s *Store) discard(f vfs.File) {
 }
 
 // proveLock makes sure, on a network file system and just before publishing,
-// that the lock is still ours: a lease that ran out shows itself when what was
-// written to LOCK is flushed. It saves a round, not an update.
+// that the lock is still ours: a lease that ran out shows itself when what is
+// written to LOCK is not taken, now or when it is flushed. It saves a round, not
+// an update.
 func (s *Store) proveLock(lock *turn) error {
 	if !s.network.Load() {
 		return nil
 	}
-	if err := lock.WriteData(s.sys.boot[:]); err != nil {
-		return err
+	err := lock.WriteData(s.sys.boot[:])
+	if err == nil {
+		err = lock.Sync()
 	}
-	f, err := s.sys.fs.Open(s.path(lockName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // deleted by hand, which costs no update either
+	if errors.Is(err, syscall.EIO) || errors.Is(err, syscall.ESTALE) || errors.Is(err, lockfile.ErrLost) {
+		return fmt.Errorf("%w: %w", errLockLost, err)
 	}
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return f.Sync()
+	return err
 }
+
+// errLockLost tells that LOCK has, as it seems, been lost before anything was
+// published under it. It is taken once more then.
+var errLockLost = errors.New("the lock was lost")
+
+// lockTries is how often LOCK may be lost before a caller is told: an error of the
+// disk looks the same.
+const lockTries = 3
 
 // recordPublisher leaves in LOCK the boot id of the machine that published
 // last: a manifest that does not check, and is not older than that, was not
