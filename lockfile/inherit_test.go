@@ -67,7 +67,6 @@ func helpInherit(args []string) error {
 }
 
 func TestInherit(t *testing.T) {
-	t.Setenv("GORACE", "atexit_sleep_ms=0") // the race detector's; a second for each process
 	for _, m := range []Mechanism{defaultMechanism, Flock} {
 		t.Run(m.String(), func(t *testing.T) {
 			withMechanism(t, m)

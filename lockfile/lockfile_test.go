@@ -56,6 +56,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	os.Setenv("GORACE", "atexit_sleep_ms=0 "+os.Getenv("GORACE")) // or each process ends with a second's sleep
 	os.Exit(m.Run())
 }
 
