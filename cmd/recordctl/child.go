@@ -65,7 +65,9 @@ func runChild(cmd *exec.Cmd) (childStatus, error) {
 	// On Linux the command is told when its parent, that is this thread, dies.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	cmd.SysProcAttr = childAttr()
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = childAttr()
+	}
 	cmd.WaitDelay = outputGrace
 
 	sigs := make(chan os.Signal, 8)

@@ -46,12 +46,12 @@ var exitCodes = []struct {
 	{exitNo, "the answer is no: there is no such record, or a condition was not met"},
 	{exitUsage, "the command line is wrong; nothing was done"},
 	{exitData, "bad data: damage in the store, a value that is no number, JSON that is none"},
-	{exitNoInput, "no store in that directory, or no such input file"},
+	{exitNoInput, "no store in that directory, or no such input file or lock file"},
 	{exitUnknown, "the fate of the change is not known: look before you repeat it"},
 	{exitSoftware, "an error inside recordctl"},
-	{exitCantCreate, "the store cannot be created there"},
+	{exitCantCreate, "the store, or the lock file, cannot be created there"},
 	{exitIO, "an input or output error; the message says whether the change is visible"},
-	{exitLocked, "the lock was not had in time; the message names who holds it, unless it is shared"},
+	{exitLocked, "the lock was not had in time, and the message names who holds it; lock status: it is held"},
 	{exitVersion, "the store was written by a newer version"},
 	{exitNoPerm, "permission denied"},
 	{exitNested, "would wait for itself: a command under update changes the same store, or one under lock takes the same lock"},
@@ -71,7 +71,7 @@ func exitCodesHelp() string {
 update and lock pass on the exit status of the command they run, whatever it
 is. A message "recordctl: ..." on standard error tells that a status is
 recordctl's; where a script must tell by the status alone, give lock one that
-the command never uses: lock --conflict-exit-code N.
+the command never uses: lock --conflict-exit N.
 
 Only 75 says that to repeat the same command later is all there is to do.
 After 69 look first: the change may have been made.

@@ -1,11 +1,19 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
+	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -16,192 +24,387 @@ const defaultLock = "default"
 
 // lockFlags are the flags of lock.
 type lockFlags struct {
-	shared, nonblock bool
-	purpose          string
-	conflictCode     int
+	shared, nonblock, inherit, noQueue bool
+	purpose                            string
+	conflictCode                       int
+	mechanism, mode                    string
+	port                               int
+	lease                              time.Duration
 }
 
 func newLockCmd(a *app) *cobra.Command {
 	var f lockFlags
 	cmd := &cobra.Command{
-		Use:                   "lock [NAME] [flags] -- CMD [ARG]...",
+		Use:                   "lock [PATH|NAME] [flags] -- CMD [ARG]...",
 		DisableFlagsInUseLine: true,
-		Short:                 "Run a command while holding a named lock",
-		Long: `Lock takes the lock NAME of the store, "default" if none is given, runs CMD, and
-frees the lock when CMD has ended. No two commands run under the same name at the
-same time, unless both are --shared. Locks of different names, and those of
-different stores, have nothing to do with one another. A name has letters,
-digits and ._- and does not begin with a dot.
+		Short:                 "Run a command while holding a lock",
+		Long: `Lock takes a lock, runs CMD, and frees the lock when CMD has ended. No two commands
+run under the same lock at the same time, unless both are --shared.
 
-The lock is the file lock.NAME in the store's directory. It is not the one with
-which the store orders its writers: CMD may use the store. The store is created
-if its directory is missing or empty.
+The lock is a file. An argument with a slash is its PATH, and so is every argument
+if no store is given, by --store or RECORDCTL_STORE: lock creates the file if it
+is missing, and needs no store. With a store, an argument without a slash is the
+NAME of one of its locks, "default" if there is no argument: the file lock.NAME in
+the store's directory. A name has letters, digits and ._- and does not begin with
+a dot. It is not the lock with which the store orders its writers: CMD may use the
+store, which is created if its directory is missing or empty.
+
+  PATH                      the file to lock, as /run/lock/backup or ./backup
+  NAME                      a lock of the store
+  status, break, gc, probe  the verbs below; a lock file named so is ./status
 
 Lock waits for the lock as long as it takes, no longer than --timeout says, or
 with --nonblock not at all. If it is not had, CMD is not run, the message names
-the holder and what it has the lock for (--for; else CMD; who shares a lock is not
-recorded), and the status is 75.
+the holder and what it has the lock for (--for; else CMD), or, on Linux, the
+processes that share it; and the status is 75, or that of --conflict-exit. On a
+terminal lock shows while it waits who holds the lock and how many are ahead.
 
 Lock ends with the status of CMD, whatever it is: 128+N if signal N killed it, 127
 if it was not found, 126 if it cannot be executed. Where 75 is something that CMD
-might say too, choose another with --conflict-exit-code. SIGINT, SIGTERM, SIGHUP
-and SIGQUIT are passed on to CMD, and lock goes on until CMD has ended.
+might say too, choose another with --conflict-exit. SIGINT, SIGTERM, SIGHUP and
+SIGQUIT are passed on to CMD, and lock goes on until CMD has ended.
 
-The kernel frees the lock when lock ends, however it ends, and not before. If
-lock itself is killed by SIGKILL, CMD is sent SIGTERM (on Linux; elsewhere it goes
-on without the lock). Processes that CMD leaves behind do not hold the lock. If
-the lock file is deleted or replaced while CMD runs, others may have run too: lock
-says so, and its status is 74 if that of CMD is 0.
+The lock is freed when lock ends, however it ends, and not before. If lock itself
+is killed by SIGKILL, CMD is sent SIGTERM (on Linux; elsewhere it goes on without
+the lock). Processes that CMD leaves behind do not hold the lock. With --inherit
+CMD and all that it starts hold it too, by their descriptor 3, whatever becomes of
+lock, and it is free when the last of them has ended or closed that.
 
-A command under the lock that takes the same lock of the same store again would
-wait for itself; it is refused at once with status 78.`,
-		Example: `  recordctl lock deploy -- make deploy
-  recordctl lock backup --nonblock -- ./backup.sh || echo "status $?"
-  recordctl lock index --shared --timeout 30s --for "nightly report" -- ./report`,
+If the lock is lost while CMD runs, because the file is deleted or replaced or a
+lease has run out, others may run too: lock says so at once, CMD goes on, and the
+status is 74 if that of CMD is 0.
+
+A command under the lock that takes the same lock again would wait for itself; it
+is refused at once with status 78.
+
+What the lock is made of the file says, and for a new one the file system decides.
+--mechanism asks for one: ofd, flock, posix, link, unix or tcp. All who use a file
+must use the same; recordctl lock probe DIR tells which work in a directory. With
+ofd, programs that lock the whole file by fcntl(2) are excluded too.`,
+		Example: `  recordctl lock /run/lock/backup --nonblock -- ./backup.sh || echo "status $?"
+  recordctl lock ./serve.lock --inherit -- ./start-daemons
+  recordctl lock --store s deploy -- make deploy
+  recordctl lock --store s index --shared --timeout 30s --for "nightly report" -- ./report`,
+		Args: cobra.ArbitraryArgs,
 		RunE: a.verb(func(cmd *cobra.Command, args []string) error {
-			own, argv, err := commandArgs(cmd, args, 0, "NAME")
+			own, argv, err := commandArgs(cmd, args, 0, "PATH")
 			if err != nil {
 				return err
 			}
-			name := defaultLock
-			if len(own) > 0 {
-				name = own[0]
-			}
-			if err := f.check(cmd, name); err != nil {
+			t, err := a.lockTarget(cmd, own)
+			if err != nil {
 				return err
 			}
-			return a.lock(cmd, name, argv, &f)
+			opts, err := f.options(cmd, t)
+			if err != nil {
+				return err
+			}
+			return a.lock(cmd, t, argv, &f, opts)
 		}),
-		ValidArgsFunction: cobra.NoFileCompletions,
 	}
-	cmd.Flags().BoolVar(&f.shared, "shared", false, "share the lock with others who do")
-	cmd.Flags().BoolVarP(&f.nonblock, "nonblock", "n", false, "do not wait")
-	cmd.Flags().StringVar(&f.purpose, "for", "", "tell those who wait what the lock is held for: `TEXT` (default: the command)")
-	cmd.Flags().IntVarP(&f.conflictCode, "conflict-exit-code", "E", exitLocked, "the `status` if the lock is not had")
+	flags := cmd.Flags()
+	flags.BoolVar(&f.shared, "shared", false, "share the lock with others who do")
+	flags.BoolVarP(&f.nonblock, "nonblock", "n", false, "do not wait")
+	flags.StringVar(&f.purpose, "for", "", "tell those who wait what the lock is held for: `TEXT` (default: the command)")
+	flags.IntVarP(&f.conflictCode, "conflict-exit", "E", exitLocked, "the `status` if the lock is not had")
+	flags.IntVar(&f.conflictCode, conflictAlias, exitLocked, "the same")
+	_ = flags.MarkHidden(conflictAlias)
+	flags.BoolVar(&f.inherit, "inherit", false, "let the command and what it starts keep the lock until all have ended (ofd, flock)")
+	flags.StringVar(&f.mechanism, "mechanism", "", "what the lock is made of: `NAME` (default: what the file says)")
+	flags.IntVar(&f.port, "port", 0, "the `port` of 127.0.0.1 that the lock is, with --mechanism tcp")
+	flags.DurationVar(&f.lease, "lease", 0, "let others break the lock if it is not renewed for this `time` (link)")
+	flags.BoolVar(&f.noQueue, "no-queue", false, "leave the order of those who wait to the kernel")
+	flags.StringVar(&f.mode, "mode", "", "the permissions of the lock file of a PATH if it is created, as 0660 (`octal`; default: 0666 less the umask)")
+	cmd.AddCommand(newLockStatusCmd(a), newLockBreakCmd(a), newLockGCCmd(a), newLockProbeCmd(a))
 	return cmd
 }
 
-func (f *lockFlags) check(cmd *cobra.Command, name string) error {
+// conflictAlias is the name that --conflict-exit had.
+const conflictAlias = "conflict-exit-code"
+
+// A lockTarget is the lock that an argument means.
+type lockTarget struct {
+	path string // of the lock file
+	name string // as messages have it
+	dir  string // the store's directory; "" for a PATH
+}
+
+// lockTarget finds out whether the argument, if there is one, is a PATH or a NAME.
+func (a *app) lockTarget(cmd *cobra.Command, own []string) (lockTarget, error) {
+	dir, err := a.storeDir(cmd)
+	if len(own) > 0 && (strings.Contains(own[0], "/") || err != nil && !cmd.Flags().Changed("store")) {
+		path := own[0]
+		if path == "" || strings.HasSuffix(path, "/") {
+			return lockTarget{}, usagef("", "lock: %s cannot be the path of a lock file", quoteArg(path))
+		}
+		return lockTarget{path: path, name: path}, nil
+	}
+	if err != nil {
+		if !cmd.Flags().Changed("store") {
+			return lockTarget{}, usagef("usage: "+cmd.UseLine(), "%s: which lock? Name its file, or a store", cmd.Name())
+		}
+		return lockTarget{}, err
+	}
+	name := defaultLock
+	if len(own) > 0 {
+		name = own[0]
+	}
 	if name == "" || name[0] == '.' || strings.Trim(name, lockNameChars) != "" || len(name) > 200 {
-		return usagef("use up to 200 letters, digits and ._-, and no dot at the beginning", "lock: %s cannot be the name of a lock", quoteArg(name))
+		return lockTarget{}, usagef("use up to 200 letters, digits and ._-, and no dot at the beginning; a path has a slash",
+			"lock: %s cannot be the name of a lock", quoteArg(name))
 	}
-	if f.conflictCode < 0 || f.conflictCode > 255 {
-		return usagef("", "lock: --conflict-exit-code %d: a status is from 0 to 255", f.conflictCode)
-	}
-	if f.nonblock && cmd.Flags().Changed("timeout") {
-		return usagef("", "lock: --nonblock and --timeout exclude each other")
-	}
-	return nil
+	return lockTarget{path: filepath.Join(dir, "lock."+name), name: fmt.Sprintf("%q", name), dir: dir}, nil
 }
 
 const lockNameChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
 
-func (a *app) lock(cmd *cobra.Command, name string, argv []string, f *lockFlags) error {
-	dir, err := a.storeDir(cmd)
-	if err != nil {
-		return err
+// key returns the directory of the lock file and what it is called there, as marks
+// have it.
+func (t lockTarget) key() (dir, name string) {
+	return filepath.Dir(t.path), url.PathEscape(filepath.Base(t.path))
+}
+
+// isStores reports whether the file may be the one with which a store orders its
+// writers.
+func (t lockTarget) isStores() bool { return filepath.Base(t.path) == "LOCK" }
+
+// options checks the flags and returns those that are for the lock file.
+func (f *lockFlags) options(cmd *cobra.Command, t lockTarget) (lockfile.Options, error) {
+	o := lockfile.Options{Port: f.port, Lease: f.lease, NoQueue: f.noQueue}
+	changed := cmd.Flags().Changed
+	switch {
+	case changed("conflict-exit") && changed(conflictAlias):
+		return o, usagef("", "lock: --conflict-exit and --%s are the same", conflictAlias)
+	case f.conflictCode < 0 || f.conflictCode > 255:
+		return o, usagef("", "lock: --conflict-exit %d: a status is from 0 to 255", f.conflictCode)
+	case f.nonblock && changed("timeout"):
+		return o, usagef("", "lock: --nonblock and --timeout exclude each other")
+	case f.port < 0 || f.port > 65535 || changed("port") && f.port == 0:
+		return o, usagef("", "lock: --port %d: a port is from 1 to 65535", f.port)
+	case changed("lease") && f.lease < 100*time.Millisecond:
+		return o, usagef("", "lock: --lease %s: the least is 100ms", f.lease)
+	case f.mode != "" && t.dir != "":
+		return o, usagef("", "lock: --mode is for a PATH; the locks of a store have the permissions of the store")
 	}
+	if f.mechanism != "" {
+		var err error
+		if o.Mechanism, err = lockfile.ParseMechanism(f.mechanism); err != nil {
+			return o, usagef("they are auto, ofd, flock, posix, link, unix and tcp", "lock: --mechanism: %w", err)
+		}
+		if o.Mechanism == lockfile.TCP && o.Port == 0 {
+			return o, usagef("without --mechanism it is used as the file says", "lock: --mechanism tcp needs a --port")
+		}
+	}
+	if f.mode != "" {
+		mode, err := strconv.ParseUint(f.mode, 8, 32)
+		if err != nil || mode == 0 || mode > 0o777 {
+			return o, usagef("", "lock: --mode %s: permissions are octal, from 1 to 777", quoteArg(f.mode))
+		}
+		o.Mode = fs.FileMode(mode)
+	}
+	return o, nil
+}
+
+func (a *app) lock(cmd *cobra.Command, t lockTarget, argv []string, f *lockFlags, opts lockfile.Options) error {
 	if err := exec.Command(argv[0]).Err; err != nil {
 		return startError(argv[0], err)
 	}
-	if heldByAncestor(lockedEnv, dir, name) {
-		return fail(exitNested, "", "the lock %q of %q is already held by the recordctl lock that runs this command", name, dir)
-	}
-	file, err := a.openLock(cmd, dir, name)
-	if err != nil {
+	if err := t.checkNotNested(); err != nil {
 		return err
+	}
+	note := &waitNote{out: a.stderr}
+	if isTerminal(a.stderr) {
+		opts.OnWait = note.wait
+	}
+	open := openPathLock
+	if t.dir != "" {
+		open = func(t lockTarget, o lockfile.Options) (*lockfile.File, error) { return a.openLock(cmd, t, o) }
+	}
+	file, err := open(t, opts)
+	if err != nil {
+		return f.explain(err)
 	}
 	defer file.Close()
 	if f.purpose == "" {
 		f.purpose = strings.Join(argv, " ")
 	}
-	l, err := a.takeLock(file, name, f)
+	w := a.startWait(file.Name())
+	defer w.stop() // which ends the lock's context
+	l, err := takeLock(file, w, f)
+	note.clear()
 	if err != nil {
 		if d := describe(err); d.code == exitLocked {
-			d.code = f.conflictCode
+			d.code, d.msg = f.conflictCode, t.conflict(err, w.limit)
 			return &d
 		}
-		return err
+		return f.explain(err)
 	}
-	status, err := a.runLocked(dir, name, argv)
+
+	// That the lock is lost is said once: while the command runs, if it is seen then.
+	var say sync.Once
+	stop := context.AfterFunc(l.Context(), func() {
+		if err := context.Cause(l.Context()); errors.Is(err, lockfile.ErrReplaced) || errors.Is(err, lockfile.ErrLost) {
+			say.Do(func() {
+				a.note("the lock %s is lost, and others may have it while the command runs on: %s", t.name, describe(err).msg)
+			})
+		}
+	})
+	status, err := a.runLocked(t, argv, l, f)
+	stop()
 	checkErr := l.Check()
 	if unlockErr := l.Unlock(); checkErr == nil {
 		checkErr = unlockErr
 	}
 	switch {
 	case err != nil:
-		return err
+		return f.explain(err)
 	case checkErr != nil:
-		d := describe(checkErr)
-		d.msg = fmt.Sprintf("the lock %q was lost while the command ran: %s", name, d.msg)
-		if d.code = status; status == 0 {
-			d.code = exitIO
+		say.Do(func() { a.note("the lock %s was lost while the command ran: %s", t.name, describe(checkErr).msg) })
+		if status == 0 {
+			status = exitIO
 		}
-		return &d
 	}
 	return &failure{code: status}
 }
 
-// openLock opens the lock's file, with the permissions of the store's LOCK:
-// who may use the one may use the other. The store itself need not stay open.
-func (a *app) openLock(cmd *cobra.Command, dir, name string) (*lockfile.File, error) {
-	s, err := a.openWrite(cmd, true, "recordctl lock "+name)
+// checkNotNested refuses to take a lock that who runs us holds until we have ended.
+func (t lockTarget) checkNotNested() error {
+	dir, name := t.key()
+	if t.isStores() {
+		if err := checkNotUpdating(dir); err != nil {
+			return err
+		}
+	}
+	if !heldByAncestor(lockedEnv, dir, name) {
+		return nil
+	}
+	if t.dir != "" {
+		return fail(exitNested, "", "the lock %s of %q is already held by the recordctl lock that runs this command", t.name, t.dir)
+	}
+	return fail(exitNested, "", "the lock %s is already held by the recordctl lock that runs this command", t.name)
+}
+
+// openPathLock opens the lock file of a PATH.
+func openPathLock(t lockTarget, opts lockfile.Options) (*lockfile.File, error) {
+	file, err := lockfile.Open(t.path, &opts)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fail(exitCantCreate, "the directory must exist", "%w", err)
+	}
+	return file, err
+}
+
+// openLock opens the file of a store's lock, with the permissions of the store's
+// LOCK: who may use the one may use the other. The store itself need not stay open.
+func (a *app) openLock(cmd *cobra.Command, t lockTarget, opts lockfile.Options) (*lockfile.File, error) {
+	s, err := a.openWrite(cmd, true, "recordctl lock "+t.name)
 	if err != nil {
 		return nil, err
 	}
 	if err := s.Close(); err != nil {
 		return nil, err
 	}
-	info, err := os.Stat(filepath.Join(dir, "LOCK"))
+	info, err := os.Stat(filepath.Join(t.dir, "LOCK"))
 	if err != nil {
 		return nil, err
 	}
-	path := filepath.Join(dir, "lock."+name)
-	file, err := lockfile.Open(path, &lockfile.Options{Mode: info.Mode().Perm()})
+	opts.Mode = info.Mode().Perm()
+	file, err := lockfile.Open(t.path, &opts)
 	if err != nil {
 		return nil, err
 	}
 	// Who created it may have been killed before it had its mode. If the file is
 	// not ours, that is its owner's to put right.
-	if own, err := os.Stat(path); err == nil && own.Mode().Perm() != info.Mode().Perm() {
-		_ = os.Chmod(path, info.Mode().Perm())
+	if own, err := os.Stat(t.path); err == nil && own.Mode().Perm() != info.Mode().Perm() {
+		_ = os.Chmod(t.path, info.Mode().Perm())
 	}
 	return file, nil
 }
 
-// takeLock takes the lock. A person who has to wait is told for whom.
-func (a *app) takeLock(file *lockfile.File, name string, f *lockFlags) (*lockfile.Lock, error) {
-	try, lock := file.TryLock, file.Lock
-	if f.shared {
-		try, lock = file.TryRLock, file.RLock
-	}
+// takeLock takes the lock. Afterwards w no longer catches signals.
+func takeLock(file *lockfile.File, w *wait, f *lockFlags) (*lockfile.Lock, error) {
 	if f.nonblock {
-		return try(f.purpose)
-	}
-	if isTerminal(a.stderr) {
-		if holder, held, err := file.Holder(); err == nil && held {
-			a.note("waiting for the lock %q, held by %s", name, holder)
+		if f.shared {
+			return file.TryRLock(f.purpose)
 		}
+		return file.TryLock(f.purpose)
 	}
-	w := a.startWait(file.Name())
-	defer w.stop()
+	lock := file.Lock
+	if f.shared {
+		lock = file.RLock
+	}
 	l, err := lock(w, f.purpose)
+	w.had()
+	w.sigs.stop()
+	if err == nil && w.Err() != nil { // both came at once, and the lock's context has ended
+		_ = l.Unlock()
+		err = context.Cause(w)
+	}
 	return l, w.explain(err)
 }
 
-// runLocked runs the command with our standard streams and returns its status.
-func (a *app) runLocked(dir, name string, argv []string) (int, error) {
-	absolute, err := filepath.Abs(dir)
-	if err != nil {
-		return 0, err
+// explain makes what the flags have asked for in vain an error of the command line.
+func (f *lockFlags) explain(err error) error {
+	switch asked := f.mechanism != "" || f.port != 0; {
+	case asked && errors.Is(err, lockfile.ErrIncompatible):
+		return usagef("without --mechanism and --port it is used as the file says", "%w", err)
+	case (asked || f.inherit) && errors.Is(err, errors.ErrUnsupported):
+		return usagef("", "%w", err)
+	case errors.Is(err, errors.ErrUnsupported):
+		return fail(exitIO, "recordctl lock probe DIR shows which locks work there", "%w", err)
 	}
+	return err
+}
+
+// conflict says who has the lock that was not had because of err.
+func (t lockTarget) conflict(err error, limit time.Duration) string {
+	msg := "lock " + t.path + " was not available"
+	var held *lockfile.HeldError
+	if errors.As(err, &held) && held.Known {
+		msg = "lock " + t.path + " is held by " + held.Holder.String()
+	} else if st, err := lockfile.Inspect(t.path); err == nil && st.State != lockfile.Free {
+		st.Waiting = 0
+		msg = "lock " + t.path + " is " + st.String()
+	}
+	if t.dir == "" {
+		msg = "another instance is running: " + msg
+	}
+	if limit > 0 {
+		msg += fmt.Sprintf("; gave up after %s", limit)
+	}
+	return msg
+}
+
+// runLocked runs the command with our standard streams and returns its status.
+func (a *app) runLocked(t lockTarget, argv []string, l *lockfile.Lock, f *lockFlags) (int, error) {
+	dir, name := t.key()
 	locked, err := addMark(lockedEnv, dir, name)
 	if err != nil {
 		return 0, err
 	}
+	settings := []string{locked}
+	if t.isStores() {
+		updating, err := addMark(updatingEnv, dir, "")
+		if err != nil {
+			return 0, err
+		}
+		settings = append(settings, updating)
+	}
+	if t.dir != "" {
+		absolute, err := filepath.Abs(t.dir)
+		if err != nil {
+			return 0, err
+		}
+		settings = append(settings, storeEnv+"="+absolute)
+	}
 	child := exec.Command(argv[0], argv[1:]...)
 	child.Stdin, child.Stdout, child.Stderr = a.stdin, a.stdout, a.stderr
-	child.Env = childEnv(locked, storeEnv+"="+absolute)
+	child.Env = childEnv(settings...)
+	if f.inherit {
+		if err := l.Inherit(child); err != nil {
+			return 0, err
+		}
+		child.SysProcAttr = &syscall.SysProcAttr{} // it has the lock, and may go on without us
+	}
 	status, err := runChild(child)
 	return status.code, err
 }

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,10 +18,11 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"recordctl": main, "hold": hold})
+	testscript.Main(m, map[string]func(){"recordctl": main, "hold": hold, "fcntl-lock": fcntlLock})
 }
 
 // hold is a command for scripts: it says through the FIFO ready that it runs,
@@ -44,6 +46,22 @@ func hold() {
 		log.Fatal(err)
 	}
 	fmt.Println(strings.Join(args, " "))
+}
+
+// fcntlLock is a program that knows nothing of ours: "fcntl-lock FILE [ARG]..." locks
+// the whole file with a traditional lock of fcntl(2), or ends with status 1 if it is
+// locked, and then does what hold does.
+func fcntlLock() {
+	f, err := os.OpenFile(os.Args[1], os.O_RDWR, 0)
+	if err != nil {
+		log.Fatal(err)
+	}
+	if err := unix.FcntlFlock(f.Fd(), unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK}); err != nil {
+		log.Fatal(err)
+	}
+	os.Args = os.Args[1:]
+	hold()
+	runtime.KeepAlive(f)
 }
 
 // TestScripts runs the scripts of testdata/script. Each runs the command in

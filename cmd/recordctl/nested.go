@@ -16,11 +16,11 @@ import (
 // environment.
 const (
 	updatingEnv = "RECORDCTL_UPDATING" // marks of the stores whose LOCK our ancestors hold
-	lockedEnv   = "RECORDCTL_LOCKED"   // marks of the named locks they hold
+	lockedEnv   = "RECORDCTL_LOCKED"   // marks of the lock files whose locks they hold
 )
 
-// A mark is "device:inode:pid" of a store's directory, with ":name" for a
-// named lock. The process is the holder: a mark that outlived it, in a daemon
+// A mark is "device:inode:pid" of a store's directory, or of a lock file's with
+// ":name" of the file, which has no space in it. The process is the holder: a mark that outlived it, in a daemon
 // that the command started, says nothing any more.
 func mark(dir os.FileInfo, name string) (string, bool) {
 	st, ok := dir.Sys().(*syscall.Stat_t)
@@ -35,7 +35,7 @@ func mark(dir os.FileInfo, name string) (string, bool) {
 }
 
 // addMark returns the setting for a command's environment that says that we
-// hold the lock of that name, or the store's own if there is none.
+// hold the lock of the file of that name, or the store's own if there is none.
 func addMark(env, dir, name string) (string, error) {
 	info, err := os.Stat(dir)
 	if err != nil {

@@ -4,8 +4,8 @@ package main
 //
 //   - Standard output carries data and nothing else. A command that fails
 //     prints no data, but for list and export, which print while they read and
-//     may have printed whole lines before the error, and verify, whose findings
-//     are its data.
+//     may have printed whole lines before the error, and verify, doctor and lock
+//     status, gc and probe, whose findings are its data.
 //   - Standard error carries messages: one line "recordctl: ..." and, where it
 //     helps, one line "hint: ..." that says what to type. Keys in messages are
 //     quoted, so that no key can forge a line.

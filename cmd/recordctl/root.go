@@ -97,8 +97,8 @@ Every change is atomic, and on disk before recordctl ends with status 0.
 Readers wait for nobody and change nothing, not even create a store.
 
 The store is named by --store or by the environment variable RECORDCTL_STORE.
-put, incr, import, update and lock create it if the directory is missing or
-empty.`,
+put, incr, import, update and lock NAME create it if the directory is missing or
+empty. lock PATH needs no store.`,
 		Example: `  export RECORDCTL_STORE=results
   recordctl put colour blue
   recordctl get colour
