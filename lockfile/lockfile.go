@@ -21,13 +21,15 @@
 //   - Waiting costs nothing and ends when the context does. No wait polls; only
 //     a try ([File.TryLock]) looks again, for at most 5 ms, while the lock changes
 //     hands (Linux), and [LockAll] looks once a second whether it has come to wait
-//     for another file. However many goroutines wait on a [File], and however many of them
-//     give up, at most two operating-system threads are blocked, one for each kind
-//     of lock.
+//     for another file. The exceptions are [Link], and OFD over NFS 4.0, where the
+//     kernel may take 30 s to ask again: there a wait looks every 100 and 50 ms. However
+//     many goroutines wait on a [File], and however many of them give up, at most two
+//     operating-system threads are blocked, one for each kind of lock.
 //   - Waiters are told who is in their way: a wait that ends without the lock
 //     returns a [HeldError] that names the holder, if he is known.
-//   - The lock file is never truncated, and never removed but by the Open that creates
-//     it and cannot give it the group or mode asked for. After locking, the device
+//   - The lock file is never truncated, and never removed but by [Remove], under the
+//     lock, and by the Open that creates it and cannot give it the group or mode
+//     asked for. After locking, the device
 //     and inode of what was locked are compared with those the path names, so that
 //     processes agree on one file even when someone has replaced it.
 //   - A file that is not a lock file is refused, and not a byte of it is changed.
@@ -35,10 +37,10 @@
 // # Order
 //
 // With [OFD], the default on Linux, waiters queue: the lock goes to them in the order
-// in which their Files joined the queue, across processes. A File is in the queue once, on behalf
-// of its first waiter, and serves its own waiters in the order in which they came;
-// so a process with a hundred waiting goroutines gets no more turns than one with
-// a single one. A waiter who gives up is out of the way at once. His place goes to
+// in which their Files joined the queue, across processes. A File is in the queue once,
+// on behalf of its first waiter, and serves its own waiters in the order in which they
+// came; so a process with a hundred waiting goroutines gets no more turns than one
+// with a single one. A waiter who gives up is out of the way at once. His place goes to
 // the next waiter of his File for a lock of the same kind, ahead of those who came
 // between even if the File had no waiters for a while, unless its turn came
 // meanwhile; a next waiter for the other kind joins at the end.
@@ -117,7 +119,18 @@
 //	OFD        open-file-description locks  Linux 3.15 or later  FIFO       nobody
 //	Flock      flock(2)                     Linux                turnstile  nobody, or may name the dead process
 //	                                        macOS                turnstile  may name the dead process
-//	Link       claim files and hard links   all                  none       nobody
+//	POSIX      fcntl(2), of the process     Linux, macOS         FIFO in a  nobody
+//	                                                             process
+//	Link       claim files and hard links   all                  none       see below
+//	Unix       a socket, not to be shared   Linux, macOS         none       nobody
+//	TCP        a port, not to be shared     Linux, macOS         none       nobody
+//
+// Unix and TCP exclude the processes of one machine (one network namespace) only, and
+// whoever can bind the socket or port can keep everybody out. POSIX locks go when the
+// process closes any descriptor of the file, by whatever code; the constants of
+// [Mechanism] have the limits of each. With Link, Unix and TCP there are no shared
+// locks. Who may only read a file can share its lock, with Options.ReadOnly and OFD or
+// Flock.
 //
 // Elsewhere the package does not compile. On Linux it can be told for Flock that the
 // holder is dead on ext4, XFS, F2FS and tmpfs, outside of containers.

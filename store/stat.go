@@ -110,7 +110,7 @@ func kindOf(name string) string {
 		return kindSegment
 	case vfs.IsTemp(name):
 		return kindTemporary
-	case name == lockName, name == mergeName, name == lockName+turnSuffix, name == mergeName+turnSuffix:
+	case name == lockName, name == mergeName, besideLock(name):
 		return kindLock
 	}
 	return kindOther

@@ -22,8 +22,6 @@ import (
 const (
 	lockName  = "LOCK"  // the file that serializes the writers
 	mergeName = "MERGE" // and the one that serializes those who merge segments
-
-	turnSuffix = ".turn" // of what package lockfile puts beside a lock file on macOS
 )
 
 // A Store is an open record store. It is safe for concurrent use by
@@ -278,8 +276,13 @@ func (s *Store) survey() (found bool, err error) {
 // ownName tells whether a name may be in a store's directory beside the
 // files that the store itself reads.
 func ownName(name string) bool {
-	return strings.HasPrefix(name, "lock.") || strings.HasPrefix(name, segmentPrefix) ||
-		name == lockName+turnSuffix || name == mergeName+turnSuffix
+	return strings.HasPrefix(name, "lock.") || strings.HasPrefix(name, segmentPrefix) || besideLock(name)
+}
+
+// besideLock tells whether a name is that of something which package lockfile puts
+// beside LOCK or MERGE: LOCK.turn with flock, LOCK.claims with locks of links.
+func besideLock(name string) bool {
+	return strings.HasPrefix(name, lockName+".") || strings.HasPrefix(name, mergeName+".")
 }
 
 // openLock opens LOCK, after it has made sure that the directory can hold a

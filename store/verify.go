@@ -194,6 +194,9 @@ func (s *Store) inspect(name string) (FileReport, bool) {
 	case kindTemporary:
 		f.Status = StatusTemporary
 	case kindLock:
+		if besideLock(name) {
+			break // there is nothing of the store's in it
+		}
 		_, err := s.sys.lockData(s.path(name))
 		if f.fail(err); errors.Is(err, lockfile.ErrCorrupt) || errors.Is(err, lockfile.ErrNotLockFile) {
 			f.Status = StatusDamaged
