@@ -44,7 +44,7 @@ func TestLiveness(t *testing.T) {
 		"copy of the machine":         {func(h, me *Holder) { h.BootID[0]++; h.Host = "copy" }, Unknown},
 		"no process":                  {func(h, me *Holder) { h.PID = 0 }, Unknown},
 		"process group":               {func(h, me *Holder) { h.PID = -gone }, Unknown},
-		"process group, unsigned":     {func(h, me *Holder) { h.PID = 1<<32 - gone }, Unknown},
+		"process group, unsigned":     {func(h, me *Holder) { h.PID = int(int64(1)<<32 - int64(gone)) }, Unknown},
 	} {
 		h, me := me, me
 		tt.change(&h, &me)
