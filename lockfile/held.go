@@ -346,16 +346,25 @@ func (l *Lock) WriteData(p []byte) error {
 	return nil
 }
 
-// Sync flushes what was written to the lock file. On NFS 4 an error of WriteData or
-// Sync such as EIO is how a client learns that the lease of its locks ran out, and
-// that somebody else may have, or have had, the lock; who still has it can write.
+// Sync flushes what was written to the lock file: by WriteData, and the holder's
+// record, which it writes once more if the lock is exclusive. On NFS 4 an error of
+// WriteData or Sync such as EIO is how a client learns that the lease of its locks ran
+// out, and that somebody else may have, or have had, the lock; who still has it can
+// write.
 func (l *Lock) Sync() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.h == nil {
 		return l.f.error("sync", ErrReleased)
 	}
-	if err := ignoringEINTR(func() error { return unix.Fsync(l.h.fd) }); err != nil {
+	err := l.checkHeldLocked()
+	if err == nil && !l.shared && l.h.record != nil {
+		err = l.h.writeAt(l.h.record, 0)
+	}
+	if err == nil {
+		err = ignoringEINTR(func() error { return unix.Fsync(l.h.fd) })
+	}
+	if err != nil {
 		l.h.spoiled.Store(true)
 		return l.f.error("sync", err)
 	}

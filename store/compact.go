@@ -156,7 +156,8 @@ type output struct {
 	s    *Store
 	ref  segmentRef
 	file vfs.File
-	name string // its path; "" once a manifest may name it
+	temp string // the name it was written under, "" when it has that no more
+	name string // the one it was given for a manifest, "" when that may name it
 }
 
 // keep leaves the file where it is.
@@ -168,8 +169,10 @@ func (o *output) close() {
 		return
 	}
 	o.file.Close()
-	if o.name != "" {
-		o.s.sys.fs.Remove(o.name) // else it is swept later
+	for _, name := range []string{o.temp, o.name} {
+		if name != "" {
+			o.s.sys.fs.Remove(name) // else it is swept later
+		}
 	}
 }
 
@@ -185,7 +188,7 @@ func (s *Store) writeSegment(base *state, src source, check func() error) (_ *ou
 	if err != nil {
 		return nil, err
 	}
-	out := &output{s: s, file: f, name: f.Name()}
+	out := &output{s: s, file: f, temp: f.Name()}
 	defer func() {
 		if err != nil {
 			out.close()
@@ -222,14 +225,19 @@ func (s *Store) introduce(out *output, h *header, from, to int) error {
 	if out != nil {
 		out.ref.seq = h.seq
 		name := s.path(out.ref.name())
-		if err := s.giveName(out.name, name); err != nil {
+		if err := s.giveName(cmp.Or(out.name, out.temp), name); err != nil {
 			// Over a network the error may be that of a repeated request.
 			if there, lookErr := s.exists(name); lookErr != nil || !there {
 				return err
 			}
 		}
+		if !s.network.Load() {
+			out.temp = ""
+		} else if out.name != "" {
+			s.sys.fs.Remove(out.name) // it was to be introduced by a manifest that came too late
+		}
 		out.name = name
-		if err := s.sys.fs.SyncDir(s.dir); err != nil {
+		if err := s.here.dir.Sync(); err != nil {
 			return err
 		}
 		segments = append(segments, out.ref)
@@ -370,12 +378,11 @@ func (s *Store) rewrite(ctx context.Context, in *input) (bool, error) {
 // replaceLocked is replace, with LOCK.
 func (s *Store) replaceLocked(ctx context.Context, in *input, out *output, purpose string) (*state, error) {
 	temp := s.prepareTemp()
-	held, err := s.lock.Lock(ctx, cmp.Or(s.opts.Purpose, purpose))
+	lock, err := s.turnWith(ctx, cmp.Or(s.opts.Purpose, purpose), temp)
 	if err != nil {
 		s.discard(temp)
 		return nil, err
 	}
-	lock := &turn{held, temp}
 	defer func() { s.discard(lock.temp) }()
 	defer unlock(lock)
 	return s.replace(in, out, lock)

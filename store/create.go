@@ -64,21 +64,18 @@ func (s *Store) create(made bool) error {
 		time:     s.sys.now().UnixNano(),
 		firstRev: 1,
 	}
-	f, err := s.writeTemp(encodeManifest(h, nil), nil, nil)
+	// Flushed before it has its name, unlike later manifests: there is nothing
+	// below it to fall back to.
+	f, err := s.writeTemp(encodeManifest(h, nil), nil, nil, true)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	// Flushed before it has its name, unlike later manifests: there is nothing
-	// below it to fall back to.
-	if err := f.Sync(); err != nil {
-		s.sys.fs.Remove(f.Name())
+	ok, err := s.publish(f, h)
+	if !ok || s.network.Load() {
+		s.discard(f) // it keeps the name that it has got
 		return err
 	}
-	if ok, err := s.publish(f, h); !ok {
-		s.sys.fs.Remove(f.Name())
-		return err
-	}
+	f.Close() // flushed: nothing to lose
 	return nil
 }
 
@@ -107,11 +104,11 @@ func (s *Store) wasUsed() (bool, error) {
 func (s *Store) finishCreation() error {
 	st := s.current() // as Open has found it
 	defer st.release()
-	info, err := st.file.Stat()
-	if err != nil || st.seq > 1 || info.Marked() {
+	info, err := s.statOf(st)
+	if err != nil || st.seq > 1 || info.Marked() && !st.network {
 		return err
 	}
-	if err := s.sys.fs.SyncDir(s.dir); err != nil {
+	if err := s.here.dir.Sync(); err != nil || info.Marked() {
 		return err
 	}
 	// Another user's file cannot be marked. Then the next one flushes again.

@@ -87,6 +87,14 @@ func (s *Store) holds(st *state) (bool, error) {
 	}
 }
 
+// statOf describes the file of st.
+func (s *Store) statOf(st *state) (vfs.Info, error) {
+	if st.file != nil {
+		return st.file.Stat()
+	}
+	return s.sys.fs.Lstat(s.manifestPath(st.seq))
+}
+
 // isNewest tells whether st is the newest state: two stats, and the answer
 // holds for the moment between them. The order matters: had the name above
 // been used and retired before we asked for it, st would have been retired
@@ -381,6 +389,11 @@ func (s *Store) searchOnce(old *state) (*state, error) {
 		}
 		return nil, err
 	}
+	return s.searchListed(seqs, old)
+}
+
+// searchListed is searchOnce with the sequences that a listing showed.
+func (s *Store) searchListed(seqs []uint64, old *state) (*state, error) {
 	if len(seqs) == 0 {
 		// A listing may miss names that come and those that go: all, at worst.
 		again, _, err := s.list()

@@ -29,12 +29,28 @@ func (t *turn) take() vfs.File {
 	return f
 }
 
+// tempPatience is how long a prepared temporary file may wait for LOCK. After
+// tempAge somebody may take it for litter.
+const tempPatience = tempAge / 10
+
+// turnWith waits for LOCK. temp is the turn's if there is one, and else the
+// caller's still.
+func (s *Store) turnWith(ctx context.Context, purpose string, temp vfs.File) (*turn, error) {
+	began := time.Now()
+	held, err := s.lock.Lock(ctx, purpose)
+	if err != nil {
+		return nil, err
+	}
+	if time.Since(began) > tempPatience {
+		s.discard(temp)
+		temp = nil
+	}
+	return &turn{held, temp}, nil
+}
+
 // prepareTemp returns a temporary file for a manifest, so that it need not be
 // created with LOCK held. Should it fail, it returns nil, and writeTemp says why.
 func (s *Store) prepareTemp() vfs.File {
-	if s.network.Load() {
-		return nil // the wait for LOCK may be so long that it is swept as litter
-	}
 	if f := s.spare.take(s, time.Now()); f != nil {
 		return f
 	}
@@ -112,16 +128,14 @@ func (s *Store) newTemp(base *state) (vfs.File, error) {
 }
 
 // writeTemp writes a manifest to a temporary file: to f, if that is prepared.
-func (s *Store) writeTemp(b []byte, base *state, f vfs.File) (_ vfs.File, err error) {
+func (s *Store) writeTemp(b []byte, base *state, f vfs.File, flush bool) (_ vfs.File, err error) {
 	if f == nil {
 		if f, err = s.newTemp(base); err != nil {
 			return nil, err
 		}
 	}
 	_, err = f.Write(b)
-	if err == nil && s.network.Load() {
-		// There, a file is on disk before it has its name: what was seen is
-		// never lost, whichever machine or server loses power.
+	if err == nil && flush {
 		err = f.Sync()
 	}
 	if err != nil {
@@ -137,7 +151,7 @@ func (s *Store) writeTemp(b []byte, base *state, f vfs.File) (_ vfs.File, err er
 func (s *Store) adopt(f vfs.File, base *state) error {
 	class, err := s.sys.fs.Lstat(s.path(lockName))
 	if errors.Is(err, fs.ErrNotExist) && base != nil {
-		class, err = base.file.Stat() // LOCK was deleted by hand: as before
+		class, err = s.statOf(base) // LOCK was deleted by hand: as before
 	}
 	if err != nil {
 		return err
@@ -157,6 +171,9 @@ func (s *Store) adopt(f vfs.File, base *state) error {
 	if !others && !group && own.UID != class.UID || !others && perm&0o040 != 0 && !group {
 		return fmt.Errorf("write manifest: the users of %s (uid %d, gid %d, mode %v) could not read a file of uid %d, gid %d: join its group, or have its owner widen its mode",
 			s.path(lockName), class.UID, class.GID, perm, own.UID, own.GID)
+	}
+	if s.network.Load() {
+		return f.Chmod(perm &^ 0o222) // marked: it is flushed before it has its name
 	}
 	return f.Chmod(perm | 0o200) // the owner's bit tells unmarked from marked
 }
@@ -198,15 +215,15 @@ func (s *Store) publish(f vfs.File, h *header) (bool, error) {
 // giveName gives a file a name that must not be taken: by rename where the
 // file system is local, by link where it is not (a repeated request for a
 // link is answered "exists", which tells more than "no such file"). Where one
-// is not to be had, it is the other.
+// is not to be had, it is the other. Over a network the temporary name is left:
+// removing that of an open file there is renaming it, and removing it later.
 func (s *Store) giveName(temp, name string) error {
 	byLink := func() error {
-		if err := s.sys.fs.Link(temp, name); err != nil {
-			return err
+		err := s.sys.fs.Link(temp, name)
+		if err == nil && !s.network.Load() {
+			s.sys.fs.Remove(temp) // or it is litter
 		}
-		// The name is given; what is left of the temporary one is litter.
-		s.sys.fs.Remove(temp)
-		return nil
+		return err
 	}
 	first, second := func() error { return s.sys.fs.RenameNoReplace(temp, name) }, byLink
 	if s.network.Load() {
@@ -281,8 +298,7 @@ func (s *Store) probePublishing() error {
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	defer s.sys.fs.Remove(f.Name())
+	defer s.discard(f)
 	probe := f.Name() + ".probe"
 	err = s.giveName(f.Name(), probe)
 	if err == nil {
@@ -308,7 +324,7 @@ func (s *Store) checkBase(base *state, h *header) (bool, error) {
 	}
 	var pause backoff
 	for {
-		stands, err := s.contained(h)
+		stands, err := s.contained(h, base)
 		if err == nil && stands != lineageUnknown {
 			if stands == lineageNo {
 				s.withdraw(h)
@@ -322,11 +338,23 @@ func (s *Store) checkBase(base *state, h *header) (bool, error) {
 	}
 }
 
-// contained tells whether the newest manifest contains the commit h.
-func (s *Store) contained(h *header) (lineage, error) {
+// contained tells whether the newest manifest contains the commit h, which was
+// published on top of base.
+func (s *Store) contained(h *header, base *state) (lineage, error) {
 	s.finding.Lock()
 	defer s.finding.Unlock()
-	st, err := s.searchOnce(nil)
+	seqs, _, err := s.list()
+	if err != nil {
+		return lineageUnknown, err
+	}
+	if n := len(seqs); n > 0 && seqs[n-1] == h.seq {
+		// Nothing is above, as a rule, and the name is the one that h was given, if
+		// base is still there: a name above base has not been freed then.
+		if ok, err := s.still(base); ok || err != nil {
+			return lineageYes, err
+		}
+	}
+	st, err := s.searchListed(seqs, nil)
 	if err != nil {
 		return lineageUnknown, err
 	}

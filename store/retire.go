@@ -46,7 +46,7 @@ func (s *Store) retireBelow(marked *state, keep int) {
 	// Fixed before the directory is listed: whoever published what is to be
 	// kept had done so by then, see settled.
 	limit := marked.seq - min(marked.seq, uint64(keep-1))
-	self, err := marked.file.Stat()
+	self, err := s.statOf(marked)
 	if err != nil || !self.Marked() {
 		return
 	}

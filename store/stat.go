@@ -46,7 +46,7 @@ func (s *Store) Stat(ctx context.Context) (Stats, error) {
 		return Stats{}, fmt.Errorf("stat: %w", err)
 	}
 	defer st.release()
-	info, err := st.file.Stat()
+	info, err := s.statOf(st)
 	if err != nil {
 		return Stats{}, fmt.Errorf("stat: %w", err)
 	}

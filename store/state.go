@@ -30,7 +30,8 @@ type state struct {
 	confirmed atomic.Int64
 
 	// file is held open so that the inode, and with it the identity, is not
-	// given to another file while we compare it.
+	// given to another file while we compare it. It may be nil if network is set:
+	// there the commit is compared.
 	file vfs.File
 	id   vfs.ID
 	refs // holders of the open file; when there are none it is closed
@@ -77,7 +78,9 @@ func newState(h header, journal []rec, segs []*segment, size int64, file vfs.Fil
 
 func (st *state) release() {
 	if st.leave() {
-		st.file.Close() // opened for reading, or flushed by its owner: nothing to lose
+		if st.file != nil {
+			st.file.Close() // opened for reading, or flushed by its owner: nothing to lose
+		}
 		st.view.release()
 	}
 }

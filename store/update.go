@@ -140,12 +140,11 @@ func (s *Store) takeTurn(ctx context.Context, temp vfs.File) (*turn, error) {
 	}
 	s.mergeFirst()
 	s.gather()
-	held, err := s.lock.Lock(ctx, s.opts.Purpose)
+	lock, err := s.turnWith(ctx, s.opts.Purpose, temp)
 	if err != nil {
 		s.freeSlot()
-		return nil, err
 	}
-	return &turn{held, temp}, nil
+	return lock, err
 }
 
 // leadItself is lead, and wait, for a caller with whom nobody else waits, and
@@ -434,7 +433,7 @@ func (s *Store) recover(base *state, lock *turn) error {
 	if err := s.flush(st, false); err != nil {
 		return &recoveryError{err}
 	}
-	if info, err := st.file.Stat(); err != nil || !info.Marked() {
+	if info, err := s.statOf(st); err != nil || !info.Marked() {
 		return &recoveryError{fmt.Errorf("%s could not be marked: %w", s.manifestPath(st.seq), cmp.Or(err, errors.ErrUnsupported))}
 	}
 	return nil
@@ -466,7 +465,7 @@ func (s *Store) mustRecover(base *state) (bool, error) {
 	case !base.recovery:
 		return false, nil
 	}
-	info, err := base.file.Stat()
+	info, err := s.statOf(base)
 	return err == nil && !info.Marked(), err
 }
 
@@ -593,13 +592,17 @@ func (s *Store) publishState(base *state, h *header, journal []rec, lock *turn) 
 		}
 	}()
 	b := encodeManifest(h, journal)
-	f, err := s.writeTemp(b, base, lock.take())
+	// Over a network a file is on disk before it has its name: what was seen is never
+	// lost, whichever machine or server loses power.
+	f, err := s.writeTemp(b, base, lock.take(), h.network)
 	if err != nil {
 		return nil, err
 	}
-	info, err := f.Stat()
-	if err == nil {
+	var info vfs.Info
+	if h.network {
 		err = s.proveLock(lock)
+	} else {
+		info, err = f.Stat()
 	}
 	if err != nil {
 		s.discard(f)
@@ -613,10 +616,19 @@ func (s *Store) publishState(base *state, h *header, journal []rec, lock *turn) 
 	case !ok:
 		s.discard(f)
 		return nil, err
+	case h.network:
+		s.busy.Add(1)
+		go func(f vfs.File) {
+			defer s.busy.Done()
+			s.discard(f) // it has another name
+		}(f)
+		f = nil
 	}
 	stands, err := s.checkBase(base, h)
 	if !stands {
-		f.Close()
+		if f != nil {
+			f.Close()
+		}
 		return nil, err
 	}
 	s.recordPublisher(lock)
@@ -638,16 +650,9 @@ func (s *Store) discard(f vfs.File) {
 
 // proveLock makes sure, on a network file system and just before publishing,
 // that the lock is still ours: a lease that ran out shows itself when what is
-// written to LOCK is not taken, now or when it is flushed. It saves a round, not
-// an update.
+// written to LOCK cannot be flushed. It saves a round, not an update.
 func (s *Store) proveLock(lock *turn) error {
-	if !s.network.Load() {
-		return nil
-	}
-	err := lock.WriteData(s.sys.boot[:])
-	if err == nil {
-		err = lock.Sync()
-	}
+	err := lock.Sync()
 	if errors.Is(err, syscall.EIO) || errors.Is(err, syscall.ESTALE) || errors.Is(err, lockfile.ErrLost) {
 		return fmt.Errorf("%w: %w", errLockLost, err)
 	}
@@ -666,7 +671,7 @@ const lockTries = 3
 // last: a manifest that does not check, and is not older than that, was not
 // torn by a power loss. An error costs only that knowledge.
 func (s *Store) recordPublisher(lock *turn) {
-	if s.published.Load() || s.network.Load() {
+	if s.published.Load() {
 		return
 	}
 	if lock.WriteData(s.sys.boot[:]) == nil {
@@ -679,7 +684,6 @@ func (s *Store) recordPublisher(lock *turn) {
 // is released by now: the flushes of many processes run side by side, and whoever flushes
 // his manifest has flushed a file that contains all commits before it.
 func (s *Store) flush(st *state, next bool) error {
-	f := st.file
 	named := make(chan error, 1)
 	s.busy.Add(2)
 	go func() {
@@ -690,10 +694,11 @@ func (s *Store) flush(st *state, next bool) error {
 	}()
 	go func() {
 		defer s.busy.Done()
-		named <- s.sys.fs.SyncDir(s.dir)
+		named <- s.here.dir.Sync()
 	}()
 	var err error
-	if !st.network { // there, the file was flushed before it was published
+	f := st.file
+	if f != nil { // else it was flushed, and marked, before it was published
 		err = f.Sync()
 	}
 	// The file's name is no longer the one that f was created under.
@@ -703,7 +708,7 @@ func (s *Store) flush(st *state, next bool) error {
 	if nameErr := <-named; err == nil {
 		err = nameErr
 	}
-	if err != nil {
+	if err != nil || f == nil {
 		return err
 	}
 	// The mark comes after both. Without it the commit is as durable, and

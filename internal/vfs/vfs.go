@@ -56,6 +56,8 @@ type Dir interface {
 	// Changed returns when the directory was last changed: a name in it, its
 	// mode, anything. The zero time is "not known".
 	Changed() (time.Time, error)
+	// Sync makes the names in it durable. Over NFS it asks the server nothing.
+	Sync() error
 	Close() error
 }
 
@@ -124,6 +126,9 @@ func (d DirByPath) ID() (ID, error) {
 
 // Changed implements [Dir]. It does not know the time.
 func (d DirByPath) Changed() (time.Time, error) { return time.Time{}, nil }
+
+// Sync implements [Dir].
+func (d DirByPath) Sync() error { return d.FS.SyncDir(d.Path) }
 
 // Close implements [Dir].
 func (DirByPath) Close() error { return nil }
