@@ -23,14 +23,21 @@ type Lock struct {
 	purpose string
 	id      fileID          // of the locked file
 	parent  context.Context // what Context is derived from
+	gone    <-chan struct{} // closed when the mechanism knows that the lock is lost; nil if it does not tell
 
-	mu      sync.Mutex
-	h       *handle                   // nil when released
-	given   []*os.File                // descriptors for children, see Inherit
-	lost    error                     // that it was lost, once that has been seen
-	ctx     context.Context           // nil until Context is called
-	cancels []context.CancelCauseFunc // of all contexts that end with the lock
-	stop    chan struct{}             // ends watch; nil if that does not run, and then there are no cancels
+	// io is held in all that is done with the file, which may block for long if that
+	// is on a server. It is taken before mu, and protects h, which Unlock gives up
+	// last, and given.
+	io    sync.Mutex
+	h     *handle
+	given []*os.File // descriptors for children, see Inherit
+
+	mu       sync.Mutex                // protects what follows
+	released bool                      // or being released
+	lost     error                     // that it was lost, once that has been seen
+	ctx      context.Context           // nil until Context is called
+	cancels  []context.CancelCauseFunc // of all contexts that end with the lock
+	stop     chan struct{}             // ends watch; nil if that does not run, and then there are no cancels
 }
 
 // newLock makes the holder known.
@@ -38,7 +45,11 @@ func (f *File) newLock(ctx context.Context, h *handle, shared bool, purpose stri
 	if !shared {
 		h.announce(purpose)
 	}
-	return &Lock{f: f, shared: shared, purpose: purpose, id: h.fileID, parent: ctx, h: h}
+	l := &Lock{f: f, shared: shared, purpose: purpose, id: h.fileID, parent: ctx, h: h}
+	if m, ok := h.locker.(losable); ok {
+		l.gone = m.lost()
+	}
+	return l
 }
 
 // Unlock releases the lock. It does so once: every further call changes nothing
@@ -50,20 +61,25 @@ func (f *File) newLock(ctx context.Context, h *handle, shared bool, purpose stri
 // [Lock.Inherit] the lock is released only when the children have ended too.
 func (l *Lock) Unlock() error {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.h == nil {
+	if l.released {
+		l.mu.Unlock()
 		return l.f.error("unlock", ErrReleased)
 	}
+	l.released = true
 	if l.stop != nil {
 		l.endLocked(l.f.error("lock", ErrReleased))
 	}
+	l.mu.Unlock()
+
+	l.io.Lock()
+	defer l.io.Unlock()
 	for _, file := range l.given {
 		file.Close()
 	}
 	l.given = nil
 	// The record stays for as long as the children have the lock, and is not ours
 	// to clear once somebody else has it.
-	if !l.shared && !l.inherited() && l.checkHeldLocked() == nil {
+	if !l.shared && !l.inherited() && l.h.held() == nil {
 		l.h.withdraw()
 	}
 	h := l.h
@@ -75,48 +91,91 @@ func (l *Lock) Unlock() error {
 }
 
 // Check reports whether the lock is still what it was when it was taken. If the path
-// does not name the file that is locked, by device and inode, the error wraps
-// [ErrReplaced], and another process may by now hold the lock on the new file. If
+// does not name the file that is locked, by device and inode, or the file says by now
+// that it is used with another mechanism, the error wraps [ErrReplaced], and another
+// process may by now hold the lock on the new file. If
 // somebody else may have the lock on this file, the error wraps [ErrLost]. Check looks
 // each time that it is called, and what it has once found remains so.
+//
+// If the file system does not answer, Check waits, but with a lease not for longer than
+// the lock is held.
 func (l *Lock) Check() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.h == nil {
-		return l.f.error("check", ErrReleased)
+	if err := l.known("check"); err != nil {
+		return err
 	}
-	if l.lost != nil {
-		return l.lost
-	}
-	err := l.checkHeldLocked()
-	if err == nil {
-		var same bool
-		if same, err = l.h.named(l.f.path); err == nil && !same {
-			err = ErrReplaced
+	var err error
+	if l.gone == nil {
+		err = l.look()
+	} else {
+		found := make(chan error, 1)
+		go func() { found <- l.look() }()
+		select {
+		case err = <-found:
+		case <-l.gone:
+			err = ErrLost
 		}
 	}
-	if err == nil {
-		return nil
-	}
-	err = l.f.error("check", err)
 	if errors.Is(err, ErrReplaced) || errors.Is(err, ErrLost) {
-		l.loseLocked(err)
+		l.lose(l.f.error("check", err))
 	}
-	return err
+	if known := l.known("check"); known != nil || err == nil {
+		return known
+	}
+	return l.f.error("check", err)
 }
 
-// checkHeldLocked asks the mechanism, if its locks can be lost, whether this one was.
-func (l *Lock) checkHeldLocked() error {
-	if c, ok := l.h.locker.(checker); ok {
-		return c.check()
+// known returns the error of a lock that is known to be held no more.
+func (l *Lock) known(op string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.released {
+		return l.f.error(op, ErrReleased)
+	}
+	return l.lost
+}
+
+// look finds out whether the lock is still what it was.
+func (l *Lock) look() error {
+	l.io.Lock()
+	defer l.io.Unlock()
+	if l.h == nil {
+		return ErrReleased
+	}
+	if err := l.h.held(); err != nil {
+		return err
+	}
+	same, err := l.h.named(l.f.path)
+	if err == nil && !same {
+		err = ErrReplaced
+	}
+	if err != nil {
+		return err
+	}
+	return l.h.sameMechanism()
+}
+
+// sameMechanism returns an error if the header names another mechanism by now, so that
+// others do not see this lock. A header that is gone is written anew with the next lock.
+func (h *handle) sameMechanism() error {
+	var b [headerSize]byte
+	n, err := h.readAt(b[:], 0)
+	if err != nil {
+		return err
+	}
+	if m, err := checkHeader(b[:n]); err == nil && m != Auto && m != h.mechanism {
+		return fmt.Errorf("%w: by one that is used with %v locks", ErrReplaced, m)
 	}
 	return nil
 }
 
-// loseLocked notes that the lock, which is not released, was lost.
-func (l *Lock) loseLocked(err error) {
-	l.lost = err
-	l.endLocked(err)
+// lose notes that the lock, if it is not released, was lost.
+func (l *Lock) lose(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.released && l.lost == nil {
+		l.lost = err
+		l.endLocked(err)
+	}
 }
 
 // Context returns a context for the work that the lock protects. It is derived from
@@ -160,7 +219,7 @@ func (l *Lock) deriveLocked(parent context.Context) context.Context {
 	outer, _ := parent.Value(heldKey{}).(*heldLocks)
 	ctx, cancel := context.WithCancelCause(context.WithValue(parent, heldKey{}, &heldLocks{l, outer}))
 	switch {
-	case l.h == nil:
+	case l.released:
 		cancel(l.f.error("lock", ErrReleased))
 	case l.lost != nil:
 		cancel(l.lost)
@@ -168,11 +227,7 @@ func (l *Lock) deriveLocked(parent context.Context) context.Context {
 		l.cancels = append(l.cancels, cancel)
 		if l.stop == nil {
 			l.stop = make(chan struct{})
-			var lost <-chan struct{}
-			if n, ok := l.h.locker.(notifier); ok {
-				lost = n.lost()
-			}
-			go l.watch(l.stop, lost, watchPeriod)
+			go l.watch(l.stop, watchPeriod)
 		}
 	}
 	return ctx
@@ -195,22 +250,28 @@ func (l *Lock) endLocked(cause error) {
 // Tests make it shorter.
 var watchPeriod = time.Second
 
-func (l *Lock) watch(stop, lost <-chan struct{}, period time.Duration) {
+// watch ends the contexts when the lock is lost, until stop is closed. A look may take
+// as long as the file system likes, and does not keep it from hearing what is known.
+func (l *Lock) watch(stop <-chan struct{}, period time.Duration) {
 	tick := time.NewTicker(period)
 	defer tick.Stop()
+	looking := make(chan struct{}, 1)
 	for {
 		select {
 		case <-stop:
 			return
-		case <-lost:
-			l.mu.Lock()
-			if l.h != nil && l.lost == nil {
-				l.loseLocked(l.f.error("lock", ErrLost))
-			}
-			l.mu.Unlock()
+		case <-l.gone:
+			l.lose(l.f.error("lock", ErrLost))
 			return
 		case <-tick.C:
-			_ = l.Check() // ends the contexts; if it cannot tell, it may the next time
+		}
+		select {
+		case looking <- struct{}{}:
+			go func() {
+				_ = l.Check() // ends the contexts; if it cannot tell, it may the next time
+				<-looking
+			}()
+		default: // the last one goes on
 		}
 	}
 }
@@ -261,7 +322,20 @@ func (f *File) checkNested(ctx context.Context) error {
 func (l *Lock) isReleased() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.h == nil
+	return l.released
+}
+
+// use calls fn with the handle, unless the lock is released.
+func (l *Lock) use(op string, fn func(h *handle) error) error {
+	l.io.Lock()
+	defer l.io.Unlock()
+	if l.isReleased() {
+		return l.f.error(op, ErrReleased)
+	}
+	if err := fn(l.h); err != nil {
+		return l.f.error(op, err)
+	}
+	return nil
 }
 
 // Do takes the lock exclusively, as [File.Lock] does, calls fn, and releases the lock,
@@ -308,13 +382,12 @@ func (f *File) do(ctx context.Context, shared bool, purpose string, fn func(ctx 
 
 // Stat describes the locked file, which need not be the one that the path names
 // now: see [Lock.Check].
-func (l *Lock) Stat() (fs.FileInfo, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.h == nil {
-		return nil, l.f.error("stat", ErrReleased)
-	}
-	return l.h.stat(l.f.name)
+func (l *Lock) Stat() (info fs.FileInfo, err error) {
+	err = l.use("stat", func(h *handle) error {
+		info, err = h.stat(l.f.name)
+		return err
+	})
+	return info, err
 }
 
 // WriteData stores p, at most [MaxData] bytes that belong to the application, in
@@ -325,25 +398,15 @@ func (l *Lock) Stat() (fs.FileInfo, error) {
 // WriteData leaves the old bytes or the new ones. WriteData does not flush: after
 // a loss of power there may be either, or none, or a checksum that does not match.
 func (l *Lock) WriteData(p []byte) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	switch {
-	case l.h == nil:
+	case l.isReleased():
 		return l.f.error("write", ErrReleased)
 	case l.shared:
 		return l.f.error("write", errors.New("the lock is shared"))
 	case len(p) > MaxData:
 		return l.f.error("write", fmt.Errorf("%d bytes of data, of at most %d", len(p), MaxData))
 	}
-	err := l.checkHeldLocked()
-	if err == nil {
-		err = l.h.writeAt(encodeData(p), dataOffset)
-	}
-	if err != nil {
-		l.h.spoiled.Store(true)
-		return l.f.error("write", err)
-	}
-	return nil
+	return l.write("write", func(h *handle) error { return h.writeAt(encodeData(p), dataOffset) })
 }
 
 // Sync flushes what was written to the lock file: by WriteData, and the holder's
@@ -352,21 +415,28 @@ func (l *Lock) WriteData(p []byte) error {
 // out, and that somebody else may have, or have had, the lock; who still has it can
 // write.
 func (l *Lock) Sync() error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.h == nil {
-		return l.f.error("sync", ErrReleased)
-	}
-	err := l.checkHeldLocked()
-	if err == nil && !l.shared && l.h.record != nil {
-		err = l.h.writeAt(l.h.record, 0)
-	}
-	if err == nil {
-		err = ignoringEINTR(func() error { return unix.Fsync(l.h.fd) })
-	}
-	if err != nil {
-		l.h.spoiled.Store(true)
-		return l.f.error("sync", err)
-	}
-	return nil
+	return l.write("sync", func(h *handle) error {
+		if !l.shared && h.record != nil {
+			if err := h.writeAt(h.record, 0); err != nil {
+				return err
+			}
+		}
+		return ignoringEINTR(func() error { return unix.Fsync(h.fd) })
+	})
+}
+
+// write is use for what writes to the file: not if the lock is known to be lost. After
+// an error the handle is closed when the lock is released, so that it is found out what
+// is the matter.
+func (l *Lock) write(op string, fn func(h *handle) error) error {
+	return l.use(op, func(h *handle) error {
+		err := h.held()
+		if err == nil {
+			err = fn(h)
+		}
+		if err != nil {
+			h.spoiled.Store(true)
+		}
+		return err
+	})
 }

@@ -165,7 +165,8 @@ func TestContextReplaced(t *testing.T) {
 type lossyLock struct {
 	*fakeLock
 	gone chan struct{}
-	err  atomic.Value // of check: an error, or nothing
+	err  atomic.Value                  // of check: an error, or nothing
+	hang atomic.Pointer[chan struct{}] // where check waits, if anywhere
 }
 
 func (l *lossyLock) attempt(shared bool) error {
@@ -174,6 +175,10 @@ func (l *lossyLock) attempt(shared bool) error {
 }
 
 func (l *lossyLock) check() error {
+	if hang := l.hang.Load(); hang != nil {
+		*hang <- struct{}{} // it is being looked at
+		*hang <- struct{}{} // and that is over
+	}
 	err, _ := l.err.Load().(error)
 	return err
 }
@@ -260,6 +265,89 @@ func TestLost(t *testing.T) {
 
 // TestDoLost: what becomes of the lock is joined to the error of the work, and said
 // once.
+// TestLostHangs: a file system that does not answer keeps nobody from hearing that the
+// lock is lost: a lease ends without it.
+func TestLostHangs(t *testing.T) {
+	defer func(d time.Duration) { watchPeriod = d }(watchPeriod)
+	watchPeriod = time.Millisecond
+	f, path := lossyFile(t)
+	l, err := f.Lock(t.Context(), "mine")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, answer := l.h.locker.(*lossyLock), make(chan struct{})
+	m.hang.Store(&answer)
+	ctx := l.Context()
+	<-answer // the watch looks
+	checked := make(chan error, 2)
+	for range cap(checked) {
+		go func() { checked <- l.Check() }()
+	}
+	close(m.gone)
+	<-ctx.Done()
+	checkEnded(t, ctx, path, ErrLost)
+	for range cap(checked) {
+		if err := <-checked; !errors.Is(err, ErrLost) {
+			t.Errorf("Check: %v", err)
+		}
+	}
+	m.hang.Store(nil)
+	<-answer
+	mustUnlock(t, l)
+}
+
+// TestOpenHangs: who gives up while the file is being opened anew does not wait for that.
+func TestOpenHangs(t *testing.T) {
+	path := lockPath(t)
+	f := mustOpen(t, path)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	withFileSystem(t, "nfs", false)
+	choosing.patience = time.Minute
+	asked, answer := make(chan struct{}), make(chan struct{})
+	lock := choosing.lock
+	choosing.lock = func(h *handle) error {
+		close(asked)
+		<-answer
+		return lock(h)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	got := make(chan error, 1)
+	go func() {
+		_, err := f.Lock(ctx, "")
+		got <- err
+	}()
+	<-asked
+	cancel()
+	if err := <-got; !errors.Is(err, context.Canceled) {
+		t.Errorf("Lock: %v", err)
+	}
+	choosing.lock = lock
+	close(answer)
+	mustUnlock(t, mustLock(t, f, ""))
+}
+
+// TestCheckMechanism: who holds a lock of another mechanism than the file says by now is
+// told.
+func TestCheckMechanism(t *testing.T) {
+	path := lockPath(t)
+	f := openWith(t, path, Options{Mechanism: Flock})
+	l, err := f.Lock(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, encodeHeader(Link), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	ctx := l.Context()
+	if err := l.Check(); !errors.Is(err, ErrReplaced) || !strings.Contains(err.Error(), "link") {
+		t.Errorf("Check: %v", err)
+	}
+	checkEnded(t, ctx, path, ErrReplaced)
+	mustUnlock(t, l)
+}
+
 func TestDoLost(t *testing.T) {
 	failed := errors.New("failed")
 	another := fmt.Errorf("another %w", ErrLost)

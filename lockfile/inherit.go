@@ -24,31 +24,29 @@ import (
 // Only locks of [OFD] and [Flock] can be inherited; for others the error wraps
 // errors.ErrUnsupported.
 func (l *Lock) Inherit(cmd *exec.Cmd) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch {
-	case l.h == nil:
-		return l.f.error("inherit", ErrReleased)
-	case l.h.mechanism != OFD && l.h.mechanism != Flock:
-		return l.f.error("inherit", fmt.Errorf("%w: %v locks do not belong to a descriptor", errors.ErrUnsupported, l.h.mechanism))
-	case cmd.Process != nil:
-		return l.f.error("inherit", errors.New("the command has been started already"))
-	}
-	file, err := l.h.dup(l.f.name)
-	if err != nil {
-		return l.f.error("inherit", err)
-	}
-	// The handle and not the Lock remembers it: other Locks may share the handle, and
-	// the last of them must not unlock it either.
-	l.f.mu.Lock()
-	l.h.inherited = true
-	l.f.mu.Unlock()
-	l.given = append(l.given, file)
-	cmd.ExtraFiles = append(cmd.ExtraFiles, file)
-	return nil
+	return l.use("inherit", func(h *handle) error {
+		switch {
+		case h.mechanism != OFD && h.mechanism != Flock:
+			return fmt.Errorf("%w: %v locks do not belong to a descriptor", errors.ErrUnsupported, h.mechanism)
+		case cmd.Process != nil:
+			return errors.New("the command has been started already")
+		}
+		file, err := h.dup(l.f.name)
+		if err != nil {
+			return err
+		}
+		// The handle and not the Lock remembers it: other Locks may share the handle,
+		// and the last of them must not unlock it either.
+		l.f.mu.Lock()
+		h.inherited = true
+		l.f.mu.Unlock()
+		l.given = append(l.given, file)
+		cmd.ExtraFiles = append(cmd.ExtraFiles, file)
+		return nil
+	})
 }
 
-// inherited reports whether children may have the lock. It is called with l.mu held.
+// inherited reports whether children may have the lock. It is called with l.io held.
 func (l *Lock) inherited() bool {
 	l.f.mu.Lock()
 	defer l.f.mu.Unlock()

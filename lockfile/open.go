@@ -357,7 +357,7 @@ func (h *handle) writeAt(b []byte, off int64) error {
 // its inode number cannot have been given to another.
 func (h *handle) named(path string) (bool, error) {
 	id, err := identify(path)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
 		return false, nil
 	}
 	return err == nil && id == h.fileID, err

@@ -29,3 +29,6 @@ func (l *posixLock) check() error {
 	}
 	return nil
 }
+
+// lost implements losable: the kernel does not tell.
+func (l *posixLock) lost() <-chan struct{} { return nil }

@@ -101,18 +101,26 @@ type locker interface {
 	close() error
 }
 
-// A locker whose lock can be lost while it is held, in another way than by the death
-// of the process, may implement these too. Their operations are called while the lock
-// is held, by several goroutines at once, and beside nothing but each other and join.
-type (
-	// A checker finds out whether the lock is still held. If it is not, check
-	// returns an error that wraps ErrLost; other errors mean that it cannot tell.
-	checker interface{ check() error }
+// A losable is a locker whose lock can be lost while it is held, in another way than by
+// the death of the process. Its operations are called while the lock is held, by several
+// goroutines at once, and beside nothing but each other and join.
+type losable interface {
+	// check finds out whether the lock is still held. If it is not, the error wraps
+	// ErrLost; other errors mean that it cannot tell.
+	check() error
 
-	// A notifier has a channel that is closed when the lock is known to be lost.
-	// Each time that the lock is taken it is another.
-	notifier interface{ lost() <-chan struct{} }
-)
+	// lost returns a channel that is closed when the lock is known to be lost, and nil
+	// if only check tells. Each time that the lock is taken it is another.
+	lost() <-chan struct{}
+}
+
+// held asks the locker, if its locks can be lost, whether this one was.
+func (h *handle) held() error {
+	if m, ok := h.locker.(losable); ok {
+		return m.check()
+	}
+	return nil
+}
 
 // A waiter is a goroutine waiting for a lock.
 type waiter struct {
@@ -134,7 +142,7 @@ func (f *File) lock(ctx context.Context, shared bool, purpose string) (*Lock, er
 		return nil, err
 	}
 	f.mu.Lock()
-	h, err := f.attemptLocked(shared)
+	h, err := f.attemptLocked(shared, false)
 	if !errors.Is(err, errBusy) {
 		f.mu.Unlock()
 		if err != nil {
@@ -174,7 +182,7 @@ func (f *File) try(shared bool, purpose string) (*Lock, error) {
 	var began time.Time
 	for {
 		f.mu.Lock()
-		h, err := f.attemptLocked(shared)
+		h, err := f.attemptLocked(shared, true)
 		f.mu.Unlock()
 		if err == nil {
 			return f.newLock(context.Background(), h, shared, purpose), nil
@@ -225,13 +233,14 @@ func (f *File) look() status {
 const maxReplaced = 100
 
 // attemptLocked takes the lock if it is to be had without waiting, behind nobody.
-// Otherwise it returns errBusy.
-func (f *File) attemptLocked(shared bool) (*handle, error) {
-	if f.closed {
-		return nil, f.error("lock", fs.ErrClosed)
-	}
+// Otherwise it returns errBusy; so it does if the file has to be opened for that, which
+// may take long and lets go of f.mu, unless mayOpen.
+func (f *File) attemptLocked(shared, mayOpen bool) (*handle, error) {
 	if f.opts.ReadOnly && !shared {
 		return nil, f.error("lock", errReadOnly)
+	}
+	if f.closed {
+		return nil, f.error("lock", fs.ErrClosed)
 	}
 	if f.waiters.Len() > 0 {
 		return nil, errBusy
@@ -249,13 +258,16 @@ func (f *File) attemptLocked(shared bool) (*handle, error) {
 		}
 	}
 	for try := 0; ; try++ {
+		if len(f.spare) == 0 && !mayOpen {
+			return nil, errBusy
+		}
 		h, err := f.handleLocked()
 		if err != nil {
 			return nil, err
 		}
 		if try == maxReplaced {
 			h.close()
-			return nil, f.error("lock", fmt.Errorf("%w, again and again: or the file system has no lasting inode numbers", ErrReplaced))
+			return nil, f.alwaysReplaced()
 		}
 		if err := h.attempt(shared); err != nil {
 			switch {
@@ -279,6 +291,10 @@ func (f *File) attemptLocked(shared bool) (*handle, error) {
 			return nil, f.lockError(err)
 		}
 	}
+}
+
+func (f *File) alwaysReplaced() error {
+	return f.error("lock", fmt.Errorf("%w, again and again: or the file system has no lasting inode numbers", ErrReplaced))
 }
 
 // takenLocked notes that h is locked.
@@ -320,14 +336,22 @@ func (f *File) release(h *handle) error {
 // maxSpare is enough for a holder and an acquirer to take turns.
 const maxSpare = 2
 
-// handleLocked returns a handle that is not locked.
+// handleLocked returns a handle that is not locked. If there is no spare one, it lets go
+// of f.mu while it opens the file.
 func (f *File) handleLocked() (*handle, error) {
 	if n := len(f.spare); n > 0 {
 		h := f.spare[n-1]
 		f.spare = f.spare[:n-1]
 		return h, nil
 	}
-	return f.open()
+	f.mu.Unlock()
+	h, err := f.open()
+	f.mu.Lock()
+	if err == nil && f.closed {
+		h.close()
+		return nil, f.error("lock", fs.ErrClosed)
+	}
+	return h, err
 }
 
 // putLocked takes back a handle that is not locked.
@@ -424,8 +448,16 @@ func (f *File) dismissLocked(err error) {
 func (f *File) acquire(a *acquirer, shared bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	replaced := 0 // in a row
 	for f.wantedLocked(shared) {
 		h, err := f.acquireLocked(a, shared)
+		if err == ErrReplaced {
+			if replaced++; replaced < maxReplaced {
+				continue
+			}
+			err = f.alwaysReplaced()
+		}
+		replaced = 0
 		switch {
 		case err != nil:
 			// The waiter that is first now need not be the one this was for, but
@@ -433,7 +465,7 @@ func (f *File) acquire(a *acquirer, shared bool) {
 			if f.wantedLocked(shared) {
 				f.answerLocked(f.frontLocked(), answer{err: err})
 			}
-		case h == nil: // not wanted any more, or not the file that the path names
+		case h == nil: // not wanted any more
 		case shared:
 			f.takenLocked(h, true)
 			f.shareLocked(h)
@@ -446,9 +478,9 @@ func (f *File) acquire(a *acquirer, shared bool) {
 	f.arrangeLocked()
 }
 
-// acquireLocked blocks until it has the lock. It returns nothing and no error if
-// that is not wanted any more, or turns out to be on a file that the path does not
-// name. It lets go of f.mu while it is blocked.
+// acquireLocked blocks until it has the lock. It returns nothing and no error if that is
+// not wanted any more, and ErrReplaced if it turns out to be on a file that the path does
+// not name. It lets go of f.mu while it is blocked.
 func (f *File) acquireLocked(a *acquirer, shared bool) (*handle, error) {
 	h, err := f.handleLocked()
 	if err != nil {
@@ -473,7 +505,10 @@ func (f *File) acquireLocked(a *acquirer, shared bool) (*handle, error) {
 		}
 	}
 	h.close() // releases
-	if err == nil || errors.Is(err, errBusy) {
+	switch {
+	case err == nil:
+		return nil, ErrReplaced
+	case errors.Is(err, errBusy):
 		return nil, nil
 	}
 	return nil, f.lockError(err)
