@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -55,15 +54,7 @@ func TestFlockStaleRecord(t *testing.T) {
 		t.Errorf("Inspect = %v, %v, %v", h, ok, err)
 	}
 	p.kill()
-	h, _, err := openRead("inspect", path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.close()
-	st, err := h.probe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	st := stateOf(t, path)
 	if h, ok, err := recorded(path); err != nil || ok != (st == Unseen) {
 		t.Errorf("Inspect = %v, %v, %v; lock state %v", h, ok, err, st)
 	}
@@ -101,22 +92,9 @@ func helpOpenGroup(args []string) error {
 }
 
 func TestGroupRefused(t *testing.T) {
-	top, err := os.MkdirTemp("", "lockfile")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(top)
-	binary, err := os.ReadFile(os.Args[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	// The other user may not be able to reach this binary.
-	program := filepath.Join(top, "lockfile.test")
-	if err := errors.Join(os.WriteFile(program, binary, 0o755), os.Chmod(top, 0o777)); err != nil {
-		t.Fatal(err)
-	}
+	top, nobody := nobodysDir(t, 0o777)
 	path := filepath.Join(top, "LOCK")
-	p := start(t, func(cmd *exec.Cmd) { cmd.Path = program; nobody(cmd) }, "opengroup", path)
+	p := start(t, nobody, "opengroup", path)
 	s := p.line()
 	p.finish()
 	if !strings.Contains(s, "group 0") || !strings.Contains(s, "set-group-ID") || !strings.Contains(s, "not permitted") {

@@ -275,12 +275,7 @@ func (ft *faultTest) run() {
 	for _, command := range []string{"lock 5000", "rlock 5000"} {
 		ft.take()
 		ft.s.tell(command)
-		for deadline := time.Now().Add(time.Second); len(ft.s.replies) == 0 && !ft.judge.queued() && time.Now().Before(deadline); {
-			time.Sleep(100 * time.Microsecond)
-		}
-		if len(ft.s.replies) == 0 {
-			time.Sleep(time.Millisecond) // about to block
-		}
+		eventually(ft.T, "blocked, or answered", func() bool { return len(ft.s.replies) > 0 || ft.judge.blocked() })
 		ft.release()
 		if ft.answered(command, ft.s.reply()) {
 			ft.do("unlock")

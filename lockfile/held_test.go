@@ -271,29 +271,34 @@ func TestLostHangs(t *testing.T) {
 	defer func(d time.Duration) { watchPeriod = d }(watchPeriod)
 	watchPeriod = time.Millisecond
 	f, path := lossyFile(t)
-	l, err := f.Lock(t.Context(), "mine")
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, answer := l.h.locker.(*lossyLock), make(chan struct{})
-	m.hang.Store(&answer)
-	ctx := l.Context()
-	<-answer // the watch looks
-	checked := make(chan error, 2)
-	for range cap(checked) {
-		go func() { checked <- l.Check() }()
-	}
-	close(m.gone)
-	<-ctx.Done()
-	checkEnded(t, ctx, path, ErrLost)
-	for range cap(checked) {
+	for _, watched := range []bool{true, false} {
+		l, err := f.Lock(t.Context(), "mine")
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, answer := l.h.locker.(*lossyLock), make(chan struct{})
+		m.hang.Store(&answer)
+		checked := make(chan error, 1)
+		var ctx context.Context
+		if watched {
+			ctx = l.Context()
+		} else {
+			go func() { checked <- l.Check() }()
+		}
+		<-answer // the watch looks, or Check
+		close(m.gone)
+		if watched {
+			<-ctx.Done()
+			checkEnded(t, ctx, path, ErrLost)
+			checked <- l.Check()
+		}
 		if err := <-checked; !errors.Is(err, ErrLost) {
 			t.Errorf("Check: %v", err)
 		}
+		m.hang.Store(nil)
+		<-answer
+		mustUnlock(t, l)
 	}
-	m.hang.Store(nil)
-	<-answer
-	mustUnlock(t, l)
 }
 
 // TestOpenHangs: who gives up while the file is being opened anew does not wait for that.

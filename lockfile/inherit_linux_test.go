@@ -8,7 +8,6 @@ import (
 	"runtime"
 	"strings"
 	"testing"
-	"time"
 )
 
 func init() {
@@ -55,8 +54,8 @@ func TestChildOutlivesParent(t *testing.T) {
 			parent.kill()
 			f := mustOpen(t, path)
 			locked, _ := lockLater(f, false)
-			eventually(t, "waiting", waiting(f, 1))
-			time.Sleep(10 * time.Millisecond)
+			judge := newJudge(t, path)
+			eventually(t, "blocked", func() bool { return len(locked) > 0 || judge.blocked() })
 			if _, err := mustOpen(t, path).TryLock(""); err == nil || len(locked) > 0 {
 				t.Fatal("two holders: the child has the lock")
 			}
@@ -183,7 +182,7 @@ func TestPIDNamespace(t *testing.T) {
 				}
 			}
 			b.tell("lock 10000")
-			time.Sleep(5 * time.Millisecond)
+			eventually(t, "blocked", newJudge(t, path).blocked)
 			a.kill() // and with it all of its namespace
 			if r := b.reply(); r != "ok" {
 				t.Fatalf("after the holder's death: %s", r)

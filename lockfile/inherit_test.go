@@ -120,11 +120,11 @@ func testInherit(t *testing.T) {
 	held("unlocked by the parent")
 	ps[0].kill()
 	held("one of two children ended")
-	w, _ := lockLater(mustOpen(t, path), false)
-	select {
-	case <-w:
+	later := mustOpen(t, path)
+	w, _ := lockLater(later, false)
+	eventually(t, "waiting", waiting(later, 1))
+	if len(w) > 0 {
 		t.Fatal("two holders")
-	case <-time.After(20 * time.Millisecond):
 	}
 	ps[1].kill()
 	mustUnlock(t, receive(t, w))

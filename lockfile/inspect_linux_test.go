@@ -379,6 +379,7 @@ func TestOnWaitJoining(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer h.close()
+	judge := newJudge(t, path)
 	first := make(chan Wait, 100)
 	good := 0
 	for range 10 {
@@ -387,7 +388,7 @@ func TestOnWaitJoining(t *testing.T) {
 			t.Fatal(err)
 		}
 		w, cancel := lockLater(f, false)
-		time.Sleep(time.Millisecond)
+		eventually(t, "blocked", judge.blocked)
 		if err := setlk(h.fd, unix.F_UNLCK, gate, 1, true); err != nil {
 			t.Fatal(err)
 		}

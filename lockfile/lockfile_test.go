@@ -818,7 +818,10 @@ func TestOtherKind(t *testing.T) {
 }
 
 // TestManyWaitsTwoThreads lets ten thousand waits come and go, of both kinds.
-func TestManyWaitsTwoThreads(t *testing.T) {
+func TestManyWaitsTwoThreads(t *testing.T) { testManyWaits(t, 1000, true) }
+
+// testManyWaits lets ten times n waits come and go, half of them shared if any may be.
+func testManyWaits(t *testing.T, n int, shared bool) {
 	path := lockPath(t)
 	f := mustOpen(t, path)
 	p := start(t, nil, "hold", path)
@@ -826,12 +829,12 @@ func TestManyWaitsTwoThreads(t *testing.T) {
 	before := threads(t)
 	for range 10 {
 		var wg sync.WaitGroup
-		for i := range 1000 {
+		for i := range n {
 			wg.Go(func() {
 				ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
 				defer cancel()
 				lock := f.Lock
-				if i%2 == 1 {
+				if shared && i%2 == 1 {
 					lock = f.RLock
 				}
 				if l, err := lock(ctx, ""); err == nil {
@@ -842,13 +845,39 @@ func TestManyWaitsTwoThreads(t *testing.T) {
 		}
 		wg.Wait()
 	}
-	// Two are blocked; a few more are the scheduler's, which makes threads when
+	// One or two are blocked; a few more are the scheduler's, which makes threads when
 	// system calls take long.
 	if after := threads(t); after > before+10 {
 		t.Errorf("%d threads before, %d after", before, after)
 	}
 	p.finish()
 	mustUnlock(t, mustLock(t, f, ""))
+}
+
+// notStarved has w take the lock among so many readers, a goroutine each, that there is
+// hardly a moment without.
+func notStarved(t *testing.T, w *File, readers []*File) {
+	var over atomic.Bool
+	var reading atomic.Int32
+	var wg sync.WaitGroup
+	for _, f := range readers {
+		wg.Go(func() {
+			for !over.Load() {
+				l := mustRLock(t, f)
+				reading.Add(1)
+				time.Sleep(time.Millisecond)
+				mustUnlock(t, l)
+			}
+		})
+	}
+	eventually(t, "many readers", func() bool { return reading.Load() > 100 })
+	began := time.Now()
+	for range 30 {
+		mustUnlock(t, mustLock(t, w, ""))
+	}
+	t.Logf("a writer waits %v for readers who hold the lock for 1ms", time.Since(began)/30)
+	over.Store(true)
+	wg.Wait()
 }
 
 func threads(t *testing.T) int {
@@ -1203,25 +1232,28 @@ func TestClose(t *testing.T) {
 	})
 }
 
-func TestNoDescriptorLeft(t *testing.T) {
+// descriptors counts those that are open.
+func descriptors(t *testing.T) int {
+	t.Helper()
 	if runtime.GOOS != "linux" {
 		t.Skip("no way to count descriptors")
 	}
-	fds := func() int {
-		es, err := os.ReadDir("/proc/self/fd")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(es)
+	es, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
 	}
-	before := fds()
+	return len(es)
+}
+
+func TestNoDescriptorLeft(t *testing.T) {
+	before := descriptors(t)
 	path := lockPath(t)
 	f := mustOpen(t, path)
 	var rs []*Lock
 	for range 10 {
 		rs = append(rs, mustRLock(t, f))
 	}
-	if n := fds() - before; n > 2 {
+	if n := descriptors(t) - before; n > 2 {
 		t.Errorf("ten shared locks take %d descriptors", n)
 	}
 	os.Remove(path)
@@ -1237,7 +1269,7 @@ func TestNoDescriptorLeft(t *testing.T) {
 	mustUnlock(t, mustLock(t, f, ""))
 	f.Holder()
 	f.Close()
-	if n := fds(); n != before {
+	if n := descriptors(t); n != before {
 		t.Errorf("%d descriptors before, %d after", before, n)
 	}
 }

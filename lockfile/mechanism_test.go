@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -502,30 +503,7 @@ func TestTurnstile(t *testing.T) {
 	})
 	mustUnlock(t, r)
 
-	var over atomic.Bool
-	var reading atomic.Int32
-	var wg sync.WaitGroup
-	for range 4 {
-		f := openWith(t, path, opts)
-		for range 4 {
-			wg.Go(func() {
-				for !over.Load() {
-					l := mustRLock(t, f)
-					reading.Add(1)
-					time.Sleep(time.Millisecond)
-					mustUnlock(t, l)
-				}
-			})
-		}
-	}
-	eventually(t, "many readers", func() bool { return reading.Load() > 100 })
-	began := time.Now()
-	for range 30 {
-		mustUnlock(t, mustLock(t, w, ""))
-	}
-	t.Logf("a writer waits %v for readers who hold the lock for 1ms", time.Since(began)/30)
-	over.Store(true)
-	wg.Wait()
+	notStarved(t, w, slices.Repeat([]*File{f, g, openWith(t, path, opts), openWith(t, path, opts)}, 4))
 }
 
 // A fakeLock is a lock of a mechanism whose waits can be interrupted, and which cannot

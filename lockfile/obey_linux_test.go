@@ -198,14 +198,10 @@ func (s *servant) busy(command string) string {
 	return r
 }
 
-// everybodysDir makes a directory that all users can reach, and a copy of this program
-// in it, which they may not be able to reach where it is. As prepares the program to
-// be run as another user, of the same group number.
-func everybodysDir(t testing.TB) (dir string, as func(id uint32) func(*exec.Cmd)) {
+// copied makes a directory of that mode, and a copy of this program in it, which other
+// users may not be able to reach where it is.
+func copied(t testing.TB, mode fs.FileMode) (dir, program string) {
 	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("only root can be several users")
-	}
 	dir, err := os.MkdirTemp("", "lockfile")
 	if err != nil {
 		t.Fatal(err)
@@ -215,10 +211,34 @@ func everybodysDir(t testing.TB) (dir string, as func(id uint32) func(*exec.Cmd)
 	if err != nil {
 		t.Fatal(err)
 	}
-	program := filepath.Join(dir, "lockfile.test")
-	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(program, binary, 0o755)); err != nil {
+	program = filepath.Join(dir, "lockfile.test")
+	if err := errors.Join(os.Chmod(dir, mode), os.WriteFile(program, binary, 0o755)); err != nil {
 		t.Fatal(err)
 	}
+	return dir, program
+}
+
+// nobodysDir is copied. Nobody prepares the copy to be run as another user, if we are
+// root and can.
+func nobodysDir(t testing.TB, mode fs.FileMode) (dir string, nobody func(*exec.Cmd)) {
+	t.Helper()
+	dir, program := copied(t, mode)
+	return dir, func(cmd *exec.Cmd) {
+		cmd.Path = program
+		if os.Getuid() == 0 {
+			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		}
+	}
+}
+
+// everybodysDir is copied, with a directory that all users can reach. As prepares the
+// copy to be run as another user, of the same group number.
+func everybodysDir(t testing.TB) (dir string, as func(id uint32) func(*exec.Cmd)) {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("only root can be several users")
+	}
+	dir, program := copied(t, 0o755)
 	return dir, func(id uint32) func(*exec.Cmd) {
 		return func(cmd *exec.Cmd) {
 			cmd.Path = program
@@ -295,4 +315,26 @@ func (j *judge) queued() bool {
 		j.t.Fatal(err)
 	}
 	return lk.Type != unix.F_UNLCK
+}
+
+// blocked reports whether the kernel has anybody wait for a lock on the file.
+func (j *judge) blocked() bool {
+	j.t.Helper()
+	var st unix.Stat_t
+	if err := unix.Fstat(j.fd, &st); err != nil {
+		j.t.Fatal(err)
+	}
+	b, err := os.ReadFile("/proc/locks")
+	if err != nil {
+		j.t.Fatal(err)
+	}
+	// 1: -> FLOCK  ADVISORY  WRITE 124 fe:00:456 0 EOF
+	// The device may be another one than that of stat.
+	inode := fmt.Sprintf(":%d", st.Ino)
+	for line := range strings.Lines(string(b)) {
+		if w := strings.Fields(line); len(w) > 6 && w[1] == "->" && strings.HasSuffix(w[6], inode) {
+			return true
+		}
+	}
+	return false
 }

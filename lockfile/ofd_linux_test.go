@@ -6,12 +6,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
-	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -81,34 +78,13 @@ func TestNobodyPassesTheQueue(t *testing.T) {
 	}
 }
 
-// TestReadersDoNotStarveWriter: so many that there is hardly a moment without.
 func TestReadersDoNotStarveWriter(t *testing.T) {
 	path := lockPath(t)
-	var over atomic.Bool
-	var reading atomic.Int32
-	var wg sync.WaitGroup
+	var readers []*File
 	for range 4 {
-		f := mustOpen(t, path)
-		for range 4 {
-			wg.Go(func() {
-				for !over.Load() {
-					l := mustRLock(t, f)
-					reading.Add(1)
-					time.Sleep(time.Millisecond)
-					mustUnlock(t, l)
-				}
-			})
-		}
+		readers = append(readers, mustOpen(t, path))
 	}
-	eventually(t, "many readers", func() bool { return reading.Load() > 100 })
-	w := mustOpen(t, path)
-	began := time.Now()
-	for range 50 {
-		mustUnlock(t, mustLock(t, w, ""))
-	}
-	t.Logf("a writer waits %v for readers who hold the lock for 1ms", time.Since(began)/50)
-	over.Store(true)
-	wg.Wait()
+	notStarved(t, mustOpen(t, path), slices.Repeat(readers, 4))
 }
 
 // TestReaderWaitsBehindWriter: even a reader of the File that is shared already.
@@ -338,35 +314,11 @@ func TestReadersTogether(t *testing.T) {
 	}
 }
 
-// nobody runs a helper as a user who may do nothing in particular.
-func nobody(cmd *exec.Cmd) {
-	if os.Getuid() == 0 {
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-	}
-}
-
 func TestPermissions(t *testing.T) {
-	top, err := os.MkdirTemp("", "lockfile")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(top)
+	top, nobody := nobodysDir(t, 0o755)
 	dir := filepath.Join(top, "dir")
-	if err := errors.Join(os.Chmod(top, 0o755), os.Mkdir(dir, 0o755)); err != nil {
+	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
-	}
-	// The other user may not be able to reach this binary.
-	binary, err := os.ReadFile(os.Args[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	program := filepath.Join(top, "lockfile.test")
-	if err := os.WriteFile(program, binary, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	nobody := func(cmd *exec.Cmd) {
-		cmd.Path = program
-		nobody(cmd)
 	}
 	path := filepath.Join(dir, "LOCK")
 	if err := os.WriteFile(path, nil, 0o444); err != nil {

@@ -171,17 +171,7 @@ func TestPOSIXNothingReleases(t *testing.T) {
 // TestPOSIXDescriptors: those that may not be closed are used again, and closed in the
 // end.
 func TestPOSIXDescriptors(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("no way to count descriptors")
-	}
-	fds := func() int {
-		es, err := os.ReadDir("/proc/self/fd")
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(es)
-	}
-	before := fds()
+	before := descriptors(t)
 	path := lockPath(t)
 	f, err := Open(path, &Options{Mechanism: POSIX})
 	if err != nil {
@@ -199,12 +189,12 @@ func TestPOSIXDescriptors(t *testing.T) {
 		g.TryLock("")
 		g.Close()
 	}
-	if n := fds() - before; n > 6 {
+	if n := descriptors(t) - before; n > 6 {
 		t.Errorf("%d descriptors", n)
 	}
 	f.Close()
 	mustUnlock(t, l)
-	if n := fds(); n != before {
+	if n := descriptors(t); n != before {
 		t.Errorf("%d descriptors before, %d after", before, n)
 	}
 }
@@ -224,8 +214,11 @@ func TestPOSIXClosing(t *testing.T) {
 		}})
 		<-begun
 		w, _ := lockLater(f, shared)
-		eventually(t, "waiting", waiting(f, 1))
-		time.Sleep(time.Millisecond)
+		eventually(t, "in the queue", func() bool {
+			posixFiles.mu.Lock()
+			defer posixFiles.mu.Unlock()
+			return len(w) > 0 || len(posixFiles.files[id].queue) == 1
+		})
 		if len(w) > 0 {
 			t.Fatal("locked while a descriptor is being closed")
 		}
@@ -302,6 +295,13 @@ func helpPOSIXShare(args []string) error {
 func TestPOSIXAbandonedWaits(t *testing.T) {
 	withMechanism(t, POSIX)
 	path := lockPath(t)
+	over := func(l *Lock) func() bool {
+		return func() bool {
+			posixFiles.mu.Lock()
+			defer posixFiles.mu.Unlock()
+			return posixFiles.files[l.h.fileID].waits == [2]int{}
+		}
+	}
 	for range 20 {
 		f, g := mustOpen(t, path), mustOpen(t, path)
 		state := posixState(t, path)
@@ -316,12 +316,7 @@ func TestPOSIXAbandonedWaits(t *testing.T) {
 		<-w
 		r := mustRLock(t, g)
 		p.finish()
-		eventually(t, "the wait over", func() bool {
-			posixFiles.mu.Lock()
-			defer posixFiles.mu.Unlock()
-			file := posixFiles.files[r.h.fileID]
-			return file.waits == [2]int{}
-		})
+		eventually(t, "the wait over", over(r))
 		state("shared")
 		mustUnlock(t, r)
 		state("free")
@@ -338,7 +333,7 @@ func TestPOSIXAbandonedWaits(t *testing.T) {
 		eventually(t, "waiting", waiting(g, 1))
 		p.finish()
 		l := receive(t, x)
-		time.Sleep(time.Millisecond)
+		eventually(t, "the wait over", over(l))
 		state("exclusive")
 		mustUnlock(t, l)
 		state("free")
@@ -519,7 +514,11 @@ func init() {
 		}
 		fmt.Println("first")
 		os.Stdin.Read(make([]byte, 10))
-		time.AfterFunc(50*time.Millisecond, func() { fmt.Println("waiting") })
+		go func() {
+			for waits := waiting(g, 1); !waits(); time.Sleep(100 * time.Microsecond) {
+			}
+			fmt.Println("waiting")
+		}()
 		l2, err := g.Lock(context.Background(), "")
 		if err != nil {
 			return err

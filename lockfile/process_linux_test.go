@@ -2,7 +2,6 @@ package lockfile
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -129,23 +128,12 @@ func TestInspectAsAnother(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("only root can become another user")
 	}
-	top, err := os.MkdirTemp("", "lockfile")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(top)
-	binary, err := os.ReadFile(os.Args[0])
-	if err != nil {
-		t.Fatal(err)
-	}
-	program, path := filepath.Join(top, "lockfile.test"), filepath.Join(top, "LOCK")
-	if err := errors.Join(os.WriteFile(program, binary, 0o755), os.Chmod(top, 0o755)); err != nil {
-		t.Fatal(err)
-	}
+	top, nobody := nobodysDir(t, 0o755)
+	path := filepath.Join(top, "LOCK")
 	f := openWith(t, path, Options{Mode: 0o644})
 	inspect := func(want string) {
 		t.Helper()
-		p := start(t, func(cmd *exec.Cmd) { cmd.Path = program; nobody(cmd) }, "inspect", path)
+		p := start(t, nobody, "inspect", path)
 		if got := p.line(); !strings.HasPrefix(got, want) {
 			t.Errorf("%s; want %s", got, want)
 		}

@@ -7,8 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -167,28 +165,11 @@ func TestReadOnlyDoesNotStarveWriter(t *testing.T) {
 			path := lockPath(t)
 			w := openWith(t, path, Options{Mechanism: m})
 			mustUnlock(t, mustLock(t, w, ""))
-			var over atomic.Bool
-			var reading atomic.Int32
-			var wg sync.WaitGroup
+			var readers []*File
 			for range 12 {
-				f := openWith(t, path, readOnly)
-				wg.Go(func() {
-					for !over.Load() {
-						l := mustRLock(t, f)
-						reading.Add(1)
-						time.Sleep(time.Millisecond)
-						mustUnlock(t, l)
-					}
-				})
+				readers = append(readers, openWith(t, path, readOnly))
 			}
-			eventually(t, "many readers", func() bool { return reading.Load() > 100 })
-			began := time.Now()
-			for range 30 {
-				mustUnlock(t, mustLock(t, w, ""))
-			}
-			t.Logf("a writer waits %v for readers who hold the lock for 1ms", time.Since(began)/30)
-			over.Store(true)
-			wg.Wait()
+			notStarved(t, w, readers)
 		})
 	}
 }

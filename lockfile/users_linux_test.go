@@ -67,6 +67,7 @@ func TestManyUsers(t *testing.T) {
 						u.must("lock 5000")
 					}
 				}
+				judge := newJudge(t, path)
 				fi, err := os.Stat(path)
 				if err != nil {
 					t.Fatal(err)
@@ -92,7 +93,7 @@ func TestManyUsers(t *testing.T) {
 						t.Errorf("the holder is %d: %s", u.cmd.Process.Pid, r)
 					}
 					next.tell("lock 10000")
-					time.Sleep(5 * time.Millisecond)
+					eventually(t, "blocked", judge.blocked)
 					u.must("unlock")
 					if r := next.reply(); r != "ok" {
 						t.Fatalf("user %d: %s", order[(i+1)%3], r)

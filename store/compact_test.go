@@ -646,25 +646,7 @@ func TestOrphanWithoutSegment(t *testing.T) {
 	if err := m.disk.WriteFile(simDir+"/"+manifestName(3), encodeManifest(&h, nil)); err != nil {
 		t.Fatal(err)
 	}
-	seen := false
-	sys := m.system(&faultfs.Hooked{
-		FS: listing{m.disk, func(names []string) []string {
-			if seen {
-				return names
-			}
-			return []string{lockName, manifestName(2), manifestName(3)}
-		}},
-		Before: func(op faultfs.Op) error {
-			seen = seen || op.Kind == faultfs.OpOpen
-			return nil
-		},
-	})
-	s, err := open(simDir, &Options{ReadOnly: true}, sys)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	wantNewest(t, s, 8)
+	wantPastOrphans(t, m)
 	close(goOn)
 	<-done
 }

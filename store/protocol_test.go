@@ -157,6 +157,14 @@ func TestBaseCheckIdentity(t *testing.T) {
 func TestOrphanInListing(t *testing.T) {
 	m, b, _, goOn, done := orphaned(t)
 	defer b.Close()
+	wantPastOrphans(t, m)
+	close(goOn)
+	<-done
+}
+
+// wantPastOrphans opens orphaned's store by a listing that shows the orphans alone.
+func wantPastOrphans(t *testing.T, m *simMachine) {
+	t.Helper()
 	seen := false
 	sys := m.system(&faultfs.Hooked{
 		FS: listing{m.disk, func(names []string) []string {
@@ -176,8 +184,6 @@ func TestOrphanInListing(t *testing.T) {
 	}
 	defer s.Close()
 	wantNewest(t, s, 8)
-	close(goOn)
-	<-done
 }
 
 // The name above the newest that a process has seen holds a manifest that was

@@ -145,7 +145,7 @@ func (f *stressFlags) run(cmd *cobra.Command) error {
 	case f.judge:
 		r, err = stress.Judge(ctx, f.History, f.Store)
 	default:
-		progress, clear := progressLine(cmd.ErrOrStderr())
+		progress, clear := progressLine(cmd.ErrOrStderr(), stressProgress)
 		r, err = stress.Run(ctx, f.Config, progress)
 		clear()
 	}
@@ -228,18 +228,21 @@ func (f *stressFlags) print(cmd *cobra.Command, r stressResult) error {
 	return err
 }
 
+func stressProgress(p, last stress.Progress) string {
+	rate := float64(p.Commits-last.Commits) / max(p.Elapsed-last.Elapsed, 1).Seconds()
+	return fmt.Sprintf("%5.1f s  %d commits (%.0f/s)  %d reads  %d kills", p.Elapsed.Seconds(), p.Commits, rate, p.Reads, p.Kills)
+}
+
 // progressLine returns a function that rewrites one line of a terminal, and
 // one that clears it. For anything but a terminal they are nil and do nothing.
-func progressLine(w io.Writer) (show func(stress.Progress), clear func()) {
+func progressLine[P any](w io.Writer, line func(p, last P) string) (show func(P), clear func()) {
 	if !isTerminal(w) {
 		return nil, func() {}
 	}
-	var last stress.Progress
-	show = func(p stress.Progress) {
-		rate := float64(p.Commits-last.Commits) / max(p.Elapsed-last.Elapsed, 1).Seconds()
+	var last P
+	show = func(p P) {
+		fmt.Fprintf(w, "\r%s\x1b[K", line(p, last))
 		last = p
-		fmt.Fprintf(w, "\r%5.1f s  %d commits (%.0f/s)  %d reads  %d kills\x1b[K",
-			p.Elapsed.Seconds(), p.Commits, rate, p.Reads, p.Kills)
 	}
 	return show, func() { fmt.Fprint(w, "\r\x1b[K") }
 }

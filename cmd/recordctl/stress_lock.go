@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"time"
 
@@ -84,23 +83,13 @@ func (f *lockStressFlags) run(ctx context.Context, cmd *cobra.Command, judge boo
 		}
 		return r, err
 	}
-	progress, clear := lockProgressLine(cmd.ErrOrStderr())
+	progress, clear := progressLine(cmd.ErrOrStderr(), lockProgress)
 	r, err := locks.Run(ctx, f.Config, progress)
 	clear()
 	return r, err
 }
 
-// lockProgressLine is progressLine for runs on a lock.
-func lockProgressLine(w io.Writer) (show func(locks.Progress), clear func()) {
-	if !isTerminal(w) {
-		return nil, func() {}
-	}
-	var last locks.Progress
-	show = func(p locks.Progress) {
-		rate := float64(p.Acquisitions-last.Acquisitions) / max(p.Elapsed-last.Elapsed, 1).Seconds()
-		last = p
-		fmt.Fprintf(w, "\r%5.1f s  %d acquisitions (%.0f/s)  %d kills  %d stops\x1b[K",
-			p.Elapsed.Seconds(), p.Acquisitions, rate, p.Kills, p.Stops)
-	}
-	return show, func() { fmt.Fprint(w, "\r\x1b[K") }
+func lockProgress(p, last locks.Progress) string {
+	rate := float64(p.Acquisitions-last.Acquisitions) / max(p.Elapsed-last.Elapsed, 1).Seconds()
+	return fmt.Sprintf("%5.1f s  %d acquisitions (%.0f/s)  %d kills  %d stops", p.Elapsed.Seconds(), p.Acquisitions, rate, p.Kills, p.Stops)
 }

@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/recordstore/recordstore/internal/stress/workers"
 )
 
 // A history is the file in which one goroutine of one process notes what it
@@ -81,46 +81,35 @@ func (h *history) attempt(kind, key, counter string) (op uint64, err error) {
 		counter = "-"
 	}
 	h.op++
-	return h.op, h.line("a %d %d %s %s %s", h.op, monotonic(), kind, key, counter)
+	return h.op, h.line("a %d %d %s %s %s", h.op, workers.Monotonic(), kind, key, counter)
 }
 
 func (h *history) ack(wait time.Duration, revision, n, count uint64) error {
-	return h.line("k %d %d %d %d %d %d", h.op, monotonic(), wait, revision, n, count)
+	return h.line("k %d %d %d %d %d %d", h.op, workers.Monotonic(), wait, revision, n, count)
 }
 
 func (h *history) refused(reason string) error {
-	return h.line("x %d %d %s", h.op, monotonic(), reason)
+	return h.line("x %d %d %s", h.op, workers.Monotonic(), reason)
 }
 
 func (h *history) unknown(err error) error {
-	return h.line("u %d %d %q", h.op, monotonic(), err.Error())
+	return h.line("u %d %d %q", h.op, workers.Monotonic(), err.Error())
 }
 
 func (h *history) snapshot(start int64, revision uint64) error {
-	return h.line("s %d %d %d", start, monotonic(), revision)
+	return h.line("s %d %d %d", start, workers.Monotonic(), revision)
 }
 
-func (h *history) lateSnapshot() error { return h.line("l %d", monotonic()) }
+func (h *history) lateSnapshot() error { return h.line("l %d", workers.Monotonic()) }
 
 func (h *history) violation(f Finding) error { return h.line("v %s %q", f.Kind, f.Text) }
 
 // end notes that the process stops of its own accord, and closes the file.
 func (h *history) end() error {
-	if err := h.line("z %d", monotonic()); err != nil {
+	if err := h.line("z %d", workers.Monotonic()); err != nil {
 		return err
 	}
 	return h.f.Close()
-}
-
-// monotonic returns the machine's monotonic clock in nanoseconds. time.Now
-// will not do: its monotonic reading cannot be compared between processes, and
-// the wall clock can be set.
-func monotonic() int64 {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		panic(err) // the clock and the pointer are right
-	}
-	return ts.Nano()
 }
 
 // The operations' kinds.

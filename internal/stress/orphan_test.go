@@ -44,6 +44,7 @@ func TestKilledParent(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	defer cmd.Process.Kill() // or it would go on for an hour after a failure
 	await(t, "4 workers", func() bool { return len(workersIn(t, dir)) == 4 })
 	workers := workersIn(t, dir)
 	for _, pid := range workers {

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/recordstore/recordstore/internal/crc32c"
+	"github.com/recordstore/recordstore/internal/stress/workers"
 )
 
 // A reader takes snapshots, and notes each that is not what it must be.
@@ -27,7 +28,7 @@ func (r *reader) step() error {
 	fresh := r.Form == formHard && r.Slot%2 == 1 && r.rng.IntN(50) == 0
 	ctx, cancel := r.context()
 	defer cancel()
-	start := monotonic()
+	start := workers.Monotonic()
 	sn, err := r.p.Snapshot(ctx, fresh)
 	if err != nil {
 		return r.failed("take a snapshot", err)

@@ -51,10 +51,6 @@ func Run(ctx context.Context, c Config, progress func(Progress)) (r Result, err 
 	if err := claim(ctx, c); err != nil {
 		return r, err
 	}
-	exe, err := os.Executable()
-	if err != nil {
-		return r, err
-	}
 
 	var failures []string
 	var first Result // of the first form alone, when the hard form has not yet begun
@@ -63,12 +59,12 @@ func Run(ctx context.Context, c Config, progress func(Progress)) (r Result, err 
 		if form == formQuestion && c.QuestionWait == 0 || form == formHard && c.Duration == 0 {
 			continue
 		}
-		cr, err := newCrew(c, form, exe, progress)
+		cr, err := newCrew(c, form, progress)
 		if err != nil {
 			return r, err
 		}
 		err = cr.work(ctx)
-		failures, kills = append(failures, cr.failures...), kills+cr.kills
+		failures, kills = append(failures, cr.Failures...), kills+cr.kills
 		if err != nil {
 			return r, err
 		}

@@ -14,7 +14,7 @@
 // The parts keep apart who works and who judges:
 //
 //	run.go       a run from its beginning to its end
-//	crew.go      starts, releases, kills, replaces and stops the processes
+//	crew.go      starts, kills, replaces and stops the processes, by package workers
 //	worker.go    what a process does; workload.go and reader.go its operations
 //	protocol.go  how it does them: by package store, or by the classic recipe
 //	history.go   the lines a process writes about each operation; account.go reads them

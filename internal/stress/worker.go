@@ -1,19 +1,16 @@
 package stress
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/fnv"
-	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
-	"os/signal"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
+
+	"github.com/recordstore/recordstore/internal/stress/workers"
 )
 
 // workerEnv is the environment variable that makes a process a worker. It
@@ -45,51 +42,14 @@ type job struct {
 	Report bool
 }
 
-// The descriptors that a worker inherits. All are read ends of pipes to which
-// nothing is ever written: what they tell is that the other end was closed.
-const (
-	gateFD = 3 + iota // all workers are ready: begin
-	stopFD            // finish what is under way, and exit
-	lifeFD            // the parent is gone: exit at once
-)
-
 // MaybeWorker does a worker's job and exits, if this process was started to be
 // one, and returns otherwise. Programs that call Run, and TestMain of their
 // tests, call it first of all.
-func MaybeWorker() {
-	text, ok := os.LookupEnv(workerEnv)
-	if !ok {
-		return
-	}
-	// A terminal and a supervisor send these to all processes of a group. The
-	// parent answers them, by closing the stop pipe, or dies of them.
-	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
-	var j job
-	err := json.Unmarshal([]byte(text), &j)
-	if err == nil {
-		err = j.work()
-	}
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "worker %s: %v\n", j.author, err)
-		os.Exit(1)
-	}
-	os.Exit(0)
-}
+func MaybeWorker() { workers.Maybe(workerEnv, job.work) }
 
 // work does the job: open, say that all is ready, wait for the gate, and go on
 // until the stop, or in the first form until all operations are done.
-func (j job) work() error {
-	gate, life := os.NewFile(gateFD, "gate"), os.NewFile(lifeFD, "life")
-	stop := make(chan struct{})
-	go func() {
-		_, _ = io.Copy(io.Discard, os.NewFile(stopFD, "stop")) // ends when the parent closes it
-		close(stop)
-	}()
-	go func() {
-		_, _ = io.Copy(io.Discard, life)
-		os.Exit(2) // nobody is left to tell
-	}()
-
+func (j job) work(stop <-chan struct{}) error {
 	p, err := j.open(stop)
 	if err != nil || p == nil {
 		return err
@@ -111,12 +71,11 @@ func (j job) work() error {
 			return err
 		}
 	}
-	if _, err := os.Stdout.WriteString("ready\n"); err != nil {
+	if err := workers.Ready(); err != nil {
 		return err
 	}
-	_, _ = io.Copy(io.Discard, gate)
 	if j.Began == 0 {
-		j.Began = monotonic()
+		j.Began = workers.Monotonic()
 	}
 
 	var counts tally
@@ -175,7 +134,7 @@ func (j job) hand(p protocol, thread int, fresh bool) (*hand, error) {
 	}
 	return &hand{
 		job: j, p: p, history: h, name: j.author.String(), prefix: runPrefix(j.Seed),
-		rng: random(j.Seed, j.author.String()),
+		rng: workers.Random(j.Seed, j.author.String()),
 	}, nil
 }
 
@@ -226,13 +185,6 @@ func (h *hand) random(d time.Duration) time.Duration {
 		return 0
 	}
 	return time.Duration(h.rng.Int64N(int64(d)))
-}
-
-// random returns the generator that the seed gives to whoever has this name.
-func random(seed uint64, name string) *rand.Rand {
-	f := fnv.New64a()
-	_, _ = f.Write([]byte(name)) // never fails
-	return rand.New(rand.NewPCG(seed, f.Sum64()))
 }
 
 // tally counts for the progress line, which alone uses it: the judge has the

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/recordstore/recordstore/internal/stress/workers"
 )
 
 // A writer does the operations of one goroutine.
@@ -162,7 +164,7 @@ func (w *writer) swap() error {
 func (w *writer) once() error {
 	i := 0
 	if w.Length > 0 {
-		i = int(float64(onceKeys) * float64(monotonic()-w.Began) / float64(w.Length))
+		i = int(float64(onceKeys) * float64(workers.Monotonic()-w.Began) / float64(w.Length))
 	}
 	i = min(i+w.rng.IntN(3), onceKeys-1)
 	key := fmt.Sprintf("%sonce/%04d", w.prefix, i)

@@ -154,22 +154,44 @@ func TestDirChanged(t *testing.T) {
 		}
 		return changeTime(&st)
 	}
-	last := time.Time{}
+	last, err := d.Changed()
+	if w := want(); err != nil || !last.Equal(w) {
+		t.Errorf("changed %v, %v; stat says %v", last, err, w)
+	}
 	for _, step := range []func() error{
-		func() error { return nil },
 		func() error { return os.WriteFile(filepath.Join(dir, "file"), nil, 0o666) },
 		func() error { return os.Remove(filepath.Join(dir, "file")) },
 		func() error { return os.Chmod(dir, 0o700) },
 		func() error { old := dir; dir += "b"; return os.Rename(old, dir) },
 	} {
+		awaitClock(t, last)
 		if err := step(); err != nil {
 			t.Fatal(err)
 		}
 		got, err := d.Changed()
-		if w := want(); err != nil || !got.Equal(w) || got.Before(last) {
+		if w := want(); err != nil || !got.Equal(w) || !got.After(last) {
 			t.Errorf("changed %v, %v; stat says %v, before it was %v", got, err, w, last)
 		}
 		last = got
-		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// awaitClock waits until what is written from now on is seen to be later than that: the
+// file system's clock has ticks, of up to a second or two.
+func awaitClock(t *testing.T, last time.Time) {
+	t.Helper()
+	probe := filepath.Join(t.TempDir(), "probe")
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		err := os.WriteFile(probe, []byte("x"), 0o666)
+		info, statErr := os.Stat(probe)
+		if err := errors.Join(err, statErr); err != nil {
+			t.Fatal(err)
+		}
+		if info.ModTime().After(last) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("after a minute the file system's clock is still at %v", last)
+		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/recordstore/recordstore/internal/stress"
@@ -75,12 +76,30 @@ func TestWatch(t *testing.T) {
 	if got := w.commits(); got != 15 {
 		t.Errorf("got %d commits, want 15", got)
 	}
-	w.reset()
-	time.Sleep(20 * time.Millisecond)
-	w.Write([]byte("manifest.0000000000000026\n"))
-	if got := w.longest(); got < 20*time.Millisecond || got > 10*time.Second {
-		t.Errorf("got a pause of %s", got)
-	}
+}
+
+func TestWatchPauses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &watch{at: time.Now()}
+		wantLongest := func(want time.Duration) {
+			t.Helper()
+			if got := w.longest(); got != want {
+				t.Errorf("got a pause of %s, want %s", got, want)
+			}
+		}
+		time.Sleep(time.Minute)
+		w.Write([]byte("manifest.0000000000000025\n"))
+		wantLongest(time.Minute)
+		w.reset()
+		wantLongest(0)
+		time.Sleep(3 * time.Second)
+		w.Write([]byte("manifest.0000000000000026\n"))
+		time.Sleep(2 * time.Second)
+		w.Write([]byte("manifest.0000000000000026\n"))
+		wantLongest(3 * time.Second)
+		time.Sleep(2 * time.Second) // nothing new for 4 s by now
+		wantLongest(4 * time.Second)
+	})
 }
 
 func TestUntar(t *testing.T) {

@@ -1,6 +1,7 @@
 package remote
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -104,9 +105,18 @@ func TestGuestDies(t *testing.T) {
 	go Serve(far)
 	h := Connect(near)
 	<-h.Up()
+	c := h.Command("sh", "-c", "echo under way; sleep 5")
+	out, stdout := io.Pipe()
+	c.Stdout = stdout
 	ended := make(chan error, 1)
-	go func() { ended <- h.Command("sleep", "5").Run(t.Context()) }()
-	time.Sleep(50 * time.Millisecond)
+	go func() {
+		err := c.Run(t.Context())
+		stdout.CloseWithError(err)
+		ended <- err
+	}()
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "under way\n" {
+		t.Fatalf("got %q, %v", line, err)
+	}
 	far.Close()
 	if err := <-ended; err == nil || !strings.Contains(err.Error(), "gone") {
 		t.Errorf("the command under way: %v", err)

@@ -9,7 +9,7 @@
 // The parts keep apart who works and who judges:
 //
 //	run.go       a run from its beginning to its end
-//	crew.go      starts, replaces and stops the processes
+//	crew.go      starts and replaces the processes, by package workers
 //	sabotage.go  kills and suspends them, and truncates the file
 //	worker.go    what a process does
 //	protocol.go  with which lock: package lockfile's, or the classic mistake

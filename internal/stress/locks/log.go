@@ -155,13 +155,3 @@ const (
 	countRemoved = 24
 	countEnded   = 32
 )
-
-// monotonic returns the machine's monotonic clock in nanoseconds. time.Now will not
-// do: its monotonic reading cannot be compared between processes.
-func monotonic() int64 {
-	var ts unix.Timespec
-	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
-		panic(err) // the clock and the pointer are right
-	}
-	return ts.Nano()
-}

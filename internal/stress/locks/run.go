@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/recordstore/recordstore/internal/stress/workers"
 )
 
 // Progress is what a run has done so far, for whoever shows it.
@@ -60,12 +62,12 @@ func Run(ctx context.Context, c Config, progress func(Progress)) (r Result, err 
 	return r, err
 }
 
+// finishTimeout is how long a process may take for what is under way: to wait until
+// those before it have had the lock.
+const finishTimeout = 30 * time.Second
+
 // drive is the run without the judging. When it returns no process is left.
 func (c Config) drive(ctx context.Context, path string, progress func(Progress)) (failures []string, err error) {
-	exe, err := os.Executable()
-	if err != nil {
-		return nil, err
-	}
 	ev, err := createEvents(c.Notes, header{
 		Protocol: c.Protocol, Seed: c.Seed, Processes: c.Processes, Threads: c.Threads, Removers: c.Removers,
 		StallNS: int64(c.Stall),
@@ -74,27 +76,26 @@ func (c Config) drive(ctx context.Context, path string, progress func(Progress))
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, ev.close()) }()
-	cr, err := newCrew(c, path, exe, ev)
+	cr, err := newCrew(c, path, ev)
 	if err != nil {
 		return nil, err
 	}
-	defer cr.close()
-	ready, err := cr.assemble(ctx.Done())
-	if err != nil {
+	defer cr.Close()
+	if err := cr.startAll(); err != nil {
 		return nil, err
 	}
-	if ready {
-		ev.line("b %d", monotonic())
-		if err := cr.gateW.Close(); err != nil {
+	if cr.Assemble(ctx) {
+		ev.line("b %d", workers.Monotonic())
+		if err := cr.Begin(); err != nil {
 			return nil, err
 		}
 		if err := cr.supervise(ctx, progress); err != nil {
 			return nil, err
 		}
-		ev.line("e %d", monotonic())
+		ev.line("e %d", workers.Monotonic())
 	}
-	cr.finish()
-	return cr.failures, nil
+	cr.Finish(finishTimeout)
+	return cr.Failures, nil
 }
 
 // directories names those that are not named yet, and makes them. It returns the path

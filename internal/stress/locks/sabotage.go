@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/recordstore/recordstore/internal/stress/workers"
 	"github.com/recordstore/recordstore/lockfile"
 )
 
@@ -44,14 +45,14 @@ func (cr *crew) after(now int64, mean time.Duration) int64 {
 // supervise lets the run take its course, and spoils it as planned. It ends early if
 // a process fails or nothing goes on. No process is suspended when it returns.
 func (cr *crew) supervise(ctx context.Context, progress func(Progress)) error {
-	began := monotonic()
+	began := workers.Monotonic()
 	killEvery := cr.KillEvery
 	if cr.KillShare == 0 {
 		killEvery = 0
 	}
 	next := plan{cr.after(began, killEvery), cr.after(began, cr.StopEvery), cr.after(began, cr.TruncateEvery), began}
 	defer func() {
-		for _, p := range cr.alive {
+		for _, p := range cr.Alive {
 			cr.resume(p)
 		}
 	}()
@@ -62,29 +63,29 @@ func (cr *crew) supervise(ctx context.Context, progress func(Progress)) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case p := <-cr.exits:
-			cr.gone(p)
-			if len(cr.failures) > 0 {
+		case p := <-cr.Exits:
+			cr.Gone(p)
+			if len(cr.Failures) > 0 {
 				return nil
 			}
 			if err := cr.start(p.Role, p.Slot, p.Incarnation+1); err != nil {
 				return err
 			}
-		case line := <-cr.said:
+		case line := <-cr.Said:
 			var n int
 			if k, _ := fmt.Sscanf(line, "did %d", &n); k == 1 && n > 0 {
 				cr.progress.Acquisitions += n
-				lastWord = monotonic()
+				lastWord = workers.Monotonic()
 			}
 		case <-timer.C:
 		}
-		now := monotonic()
+		now := workers.Monotonic()
 		switch {
 		case cr.Acquisitions > 0 && cr.progress.Acquisitions >= cr.Acquisitions,
 			cr.Duration > 0 && now-began >= int64(cr.Duration):
 			return nil
 		case now-lastWord > int64(quiet):
-			cr.failures = append(cr.failures, fmt.Sprintf("nobody has had the lock for %s", quiet))
+			cr.Failures = append(cr.Failures, fmt.Sprintf("nobody has had the lock for %s", quiet))
 			return nil
 		}
 		if now >= next.tick {
@@ -95,7 +96,7 @@ func (cr *crew) supervise(ctx context.Context, progress func(Progress)) error {
 			}
 		}
 		due := cr.spoil(now, &next, killEvery)
-		timer.Reset(time.Duration(max(due-monotonic(), 0)))
+		timer.Reset(time.Duration(max(due-workers.Monotonic(), 0)))
 	}
 }
 
@@ -104,12 +105,12 @@ func (cr *crew) spoil(now int64, next *plan, killEvery time.Duration) (due int64
 	stopping := killEvery == 0 || cr.StopEvery > 0 && now/phase%2 == 1
 	killing := cr.StopEvery == 0 || !stopping
 	due = next.tick
-	for _, p := range cr.alive {
+	for _, p := range cr.Alive {
 		switch {
-		case p.stopped == 0:
-		case p.stopped > now:
-			due = min(due, p.stopped)
-		case killing || killEvery == 0 || !p.mortal || cr.rng.IntN(4) > 0:
+		case cr.stopped[p] == 0:
+		case cr.stopped[p] > now:
+			due = min(due, cr.stopped[p])
+		case killing || killEvery == 0 || !p.Mortal || cr.rng.IntN(4) > 0:
 			cr.resume(p)
 		default:
 			cr.kill(p) // it does not get to continue
@@ -117,7 +118,7 @@ func (cr *crew) spoil(now int64, next *plan, killEvery time.Duration) (due int64
 	}
 	if now >= next.kill {
 		if killing {
-			if p := cr.target(func(p *process) bool { return p.mortal }); p != nil {
+			if p := cr.target(func(p *workers.Process) bool { return p.Mortal }); p != nil {
 				cr.kill(p)
 			}
 		}
@@ -125,10 +126,10 @@ func (cr *crew) spoil(now int64, next *plan, killEvery time.Duration) (due int64
 	}
 	if now >= next.stop {
 		if stopping {
-			p := cr.target(func(*process) bool { return true })
-			if p != nil && (p.stopped > 0 || cr.suspend(p)) {
+			p := cr.target(func(*workers.Process) bool { return true })
+			if p != nil && (cr.stopped[p] > 0 || cr.suspend(p)) {
 				cr.progress.Stops++
-				due = min(due, p.stopped)
+				due = min(due, cr.stopped[p])
 			}
 		}
 		next.stop = cr.after(now, cr.StopEvery)
@@ -142,10 +143,10 @@ func (cr *crew) spoil(now int64, next *plan, killEvery time.Duration) (due int64
 
 // target chooses a process that is fit. Every other time it looks for one that has the
 // lock, which it would seldom meet by chance, and suspends it.
-func (cr *crew) target(fit func(*process) bool) *process {
-	var all []*process
-	for _, p := range cr.alive {
-		if !p.killed && p.stopped == 0 && fit(p) {
+func (cr *crew) target(fit func(*workers.Process) bool) *workers.Process {
+	var all []*workers.Process
+	for _, p := range cr.Alive {
+		if !p.Killed && cr.stopped[p] == 0 && fit(p) {
 			all = append(all, p)
 		}
 	}
@@ -165,19 +166,19 @@ func (cr *crew) target(fit func(*process) bool) *process {
 
 // catch suspends the process of whom the lock file says that he has the lock, if it is
 // among those given. If he still has it then, he has it until he is resumed.
-func (cr *crew) catch(among []*process) *process {
+func (cr *crew) catch(among []*workers.Process) *workers.Process {
 	st, err := lockfile.Inspect(cr.path)
 	if err != nil || !st.Known {
 		return nil
 	}
 	for _, p := range among {
-		if p.cmd.Process.Pid != st.Holder.PID {
+		if p.PID() != st.Holder.PID {
 			continue
 		}
 		if !cr.suspend(p) {
 			return nil
 		}
-		if st, err := lockfile.Inspect(cr.path); err == nil && st.Known && st.Holder.PID == p.cmd.Process.Pid {
+		if st, err := lockfile.Inspect(cr.path); err == nil && st.Known && st.Holder.PID == p.PID() {
 			return p
 		}
 		cr.resume(p)
@@ -186,38 +187,38 @@ func (cr *crew) catch(among []*process) *process {
 }
 
 // kill ends a process with SIGKILL. It is replaced when it is gone.
-func (cr *crew) kill(p *process) {
-	now := monotonic()
-	if err := p.cmd.Process.Kill(); err != nil {
-		return // it has ended, and its end is on the way
+func (cr *crew) kill(p *workers.Process) {
+	now := workers.Monotonic()
+	if !p.Kill() {
+		return
 	}
-	cr.events.line("k %d %s", now, p.name())
-	p.killed, p.stopped = true, 0
+	cr.events.line("k %d %s", now, p.Name)
+	delete(cr.stopped, p)
 	cr.progress.Kills++
 }
 
 // suspend stops a process, and resume lets it go on.
-func (cr *crew) suspend(p *process) bool {
+func (cr *crew) suspend(p *workers.Process) bool {
 	mean := meanStop
 	if cr.rng.IntN(20) == 0 {
 		mean = longStop
 	}
-	now := monotonic()
-	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+	now := workers.Monotonic()
+	if err := p.Signal(syscall.SIGSTOP); err != nil {
 		return false // it has ended, and its end is on the way
 	}
-	cr.events.line("s %d %s", now, p.name())
-	p.stopped = cr.after(now, mean)
+	cr.events.line("s %d %s", now, p.Name)
+	cr.stopped[p] = cr.after(now, mean)
 	return true
 }
 
-func (cr *crew) resume(p *process) {
-	if p.stopped == 0 {
+func (cr *crew) resume(p *workers.Process) {
+	if cr.stopped[p] == 0 {
 		return
 	}
-	_ = p.cmd.Process.Signal(syscall.SIGCONT) // an error means that it has ended
-	cr.events.line("c %d %s", monotonic(), p.name())
-	p.stopped = 0
+	_ = p.Signal(syscall.SIGCONT) // an error means that it has ended
+	cr.events.line("c %d %s", workers.Monotonic(), p.Name)
+	delete(cr.stopped, p)
 }
 
 // truncate cuts the lock file off somewhere, as nobody should do.
@@ -227,6 +228,6 @@ func (cr *crew) truncate() {
 		size = 0
 	}
 	if err := os.Truncate(cr.path, size); err == nil { // or it is not there just now
-		cr.events.line("t %d %d", monotonic(), size)
+		cr.events.line("t %d %d", workers.Monotonic(), size)
 	}
 }

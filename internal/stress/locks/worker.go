@@ -2,21 +2,17 @@ package locks
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/fnv"
-	"io"
 	"io/fs"
 	"math/rand/v2"
 	"os"
-	"os/signal"
 	"runtime"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
+	"github.com/recordstore/recordstore/internal/stress/workers"
 	"github.com/recordstore/recordstore/lockfile"
 )
 
@@ -35,53 +31,21 @@ type job struct {
 	Processes int
 }
 
-// The descriptors that a worker inherits. All are read ends of pipes to which nothing
-// is ever written: what they tell is that the other end was closed.
-const (
-	gateFD = 3 + iota // all workers are ready: begin
-	stopFD            // finish what is under way, and exit
-	lifeFD            // the parent is gone: exit at once
-)
-
 // MaybeWorker does a worker's job and exits, if this process was started to be one,
 // and returns otherwise. Programs that call Run, and TestMain of their tests, call it
 // first of all.
-func MaybeWorker() {
-	text, ok := os.LookupEnv(workerEnv)
-	if !ok {
-		return
-	}
-	// A terminal and a supervisor send these to all processes of a group. The
-	// parent answers them, by closing the stop pipe, or dies of them.
-	signal.Ignore(os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT)
-	var j job
-	err := json.Unmarshal([]byte(text), &j)
-	if err == nil {
-		err = j.work()
-	}
-	if err != nil {
-		fmt.Fprintf(os.Stderr, "worker %s: %v\n", j.author, err)
-		os.Exit(1)
-	}
-	os.Exit(0)
-}
+func MaybeWorker() { workers.Maybe(workerEnv, job.work) }
 
 // work does the job: open, say that all is ready, wait for the gate, and go on until
 // the stop.
-func (j job) work() error {
+func (j job) work(stopped <-chan struct{}) error {
 	// Dozens of processes on a few processors: with more threads each they would
 	// mostly look for work among themselves.
 	runtime.GOMAXPROCS(1)
 	var stop atomic.Bool
 	go func() {
-		_, _ = io.Copy(io.Discard, os.NewFile(stopFD, "stop")) // ends when the parent closes it
+		<-stopped
 		stop.Store(true)
-	}()
-	go func() {
-		_, _ = io.Copy(io.Discard, os.NewFile(lifeFD, "life"))
-		// Those that the parent had suspended are to see it too.
-		_ = syscall.Kill(0, syscall.SIGCONT)
-		os.Exit(2) // nobody is left to tell
 	}()
 
 	hands := make([]*hand, j.Threads)
@@ -100,13 +64,11 @@ func (j job) work() error {
 		if err != nil {
 			return err
 		}
-		hands[t] = &hand{job: j, p: p, log: l, rng: random(j.Seed, a.String()), stop: &stop, done: &done}
+		hands[t] = &hand{job: j, p: p, log: l, rng: workers.Random(j.Seed, a.String()), stop: &stop, done: &done}
 	}
-	if _, err := os.Stdout.WriteString("ready\n"); err != nil {
+	if err := workers.Ready(); err != nil {
 		return err
 	}
-	_, _ = io.Copy(io.Discard, os.NewFile(gateFD, "gate"))
-
 	go report(&done)
 	errs := make([]error, j.Threads)
 	var wg sync.WaitGroup
@@ -173,7 +135,7 @@ const (
 
 // pause keeps the rhythm, and returns the time when it is over.
 func (h *hand) pause() int64 {
-	now := monotonic()
+	now := workers.Monotonic()
 	into := now % beat
 	var wait int64
 	switch {
@@ -185,7 +147,7 @@ func (h *hand) pause() int64 {
 		return now
 	}
 	time.Sleep(time.Duration(wait))
-	return monotonic()
+	return workers.Monotonic()
 }
 
 // maxHold is the longest time for which the lock is held. It is spent at work, since
@@ -220,7 +182,7 @@ func (h *hand) use() error {
 		}
 		return nil
 	}
-	h.log.had(monotonic())
+	h.log.had(workers.Monotonic())
 	if h.rng.IntN(16) == 0 {
 		if err := l.Check(); err != nil {
 			_ = l.Unlock() // or the others would wait for this one for ever
@@ -230,7 +192,7 @@ func (h *hand) use() error {
 	hold := time.Duration(h.rng.Int64N(int64(maxHold)))
 	for began := time.Now(); time.Since(began) < hold; {
 	}
-	h.log.released(monotonic())
+	h.log.released(workers.Monotonic())
 	if err := l.Unlock(); err != nil {
 		return err
 	}
@@ -269,7 +231,7 @@ func (h *hand) reopen() (err error) {
 // who come then are to find the lock taken by the remover, and to wait for a file that
 // goes.
 func (h *hand) remove() error {
-	often := monotonic()%beat < lull+lull/3
+	often := workers.Monotonic()%beat < lull+lull/3
 	err := lockfile.Remove(h.Path)
 	switch {
 	case err == nil:
@@ -293,11 +255,4 @@ func (h *hand) remove() error {
 	}
 	time.Sleep(time.Duration(h.rng.Int64N(int64(pause))))
 	return nil
-}
-
-// random returns the generator that the seed gives to whoever has this name.
-func random(seed uint64, name string) *rand.Rand {
-	f := fnv.New64a()
-	_, _ = f.Write([]byte(name)) // never fails
-	return rand.New(rand.NewPCG(seed, f.Sum64()))
 }
