@@ -224,25 +224,36 @@ func (s *Store) introduce(out *output, h *header, from, to int) error {
 	segments := slices.Clone(h.segments[:from])
 	if out != nil {
 		out.ref.seq = h.seq
-		name := s.path(out.ref.name())
-		if err := s.giveName(cmp.Or(out.name, out.temp), name); err != nil {
-			// Over a network the error may be that of a repeated request.
-			if there, lookErr := s.exists(name); lookErr != nil || !there {
-				return err
-			}
+		if err := s.rename(out, s.path(out.ref.name())); err != nil {
+			return err
 		}
-		if !s.network.Load() {
-			out.temp = ""
-		} else if out.name != "" {
-			s.sys.fs.Remove(out.name) // it was to be introduced by a manifest that came too late
-		}
-		out.name = name
 		if err := s.here.dir.Sync(); err != nil {
 			return err
 		}
 		segments = append(segments, out.ref)
 	}
 	h.segments = append(segments, h.segments[to:]...)
+	return nil
+}
+
+// rename gives a segment its name, or another one if a manifest that was to introduce it
+// came too late.
+func (s *Store) rename(out *output, name string) error {
+	if out.name == name {
+		return nil // tried before
+	}
+	if err := s.giveName(cmp.Or(out.name, out.temp), name); err != nil {
+		// Over a network the error may be that of a repeated request.
+		if there, lookErr := s.exists(name); lookErr != nil || !there {
+			return err
+		}
+	}
+	if !s.network.Load() {
+		out.temp = ""
+	} else if out.name != "" {
+		s.sys.fs.Remove(out.name)
+	}
+	out.name = name
 	return nil
 }
 
@@ -376,7 +387,16 @@ func (s *Store) rewrite(ctx context.Context, in *input) (bool, error) {
 }
 
 // replaceLocked is replace, with LOCK.
-func (s *Store) replaceLocked(ctx context.Context, in *input, out *output, purpose string) (*state, error) {
+func (s *Store) replaceLocked(ctx context.Context, in *input, out *output, purpose string) (st *state, err error) {
+	for range lockTries {
+		if st, err = s.replaceOnce(ctx, in, out, purpose); !errors.Is(err, errLockLost) {
+			break
+		}
+	}
+	return st, err
+}
+
+func (s *Store) replaceOnce(ctx context.Context, in *input, out *output, purpose string) (*state, error) {
 	temp := s.prepareTemp()
 	lock, err := s.turnWith(ctx, cmp.Or(s.opts.Purpose, purpose), temp)
 	if err != nil {

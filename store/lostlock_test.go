@@ -6,7 +6,9 @@ import (
 	"io/fs"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/recordstore/recordstore/internal/vfs"
 	"github.com/recordstore/recordstore/internal/vfs/faultfs"
 	"github.com/recordstore/recordstore/lockfile"
 )
@@ -16,9 +18,17 @@ import (
 type losingLocker struct {
 	locker
 	losses, taken *int
+	other         chan struct{} // who has it once it was lost, until this is closed; nil: nobody
 }
 
 func (l losingLocker) Lock(ctx context.Context, purpose string) (heldLock, error) {
+	if l.other != nil && *l.losses == 0 {
+		select {
+		case <-l.other:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 	held, err := l.locker.Lock(ctx, purpose)
 	*l.taken++
 	return losingLock{held, l}, err
@@ -46,7 +56,7 @@ func TestLostLock(t *testing.T) {
 	open := sys.openLock
 	sys.openLock = func(path string, opts *lockfile.Options) (locker, error) {
 		l, err := open(path, opts)
-		return losingLocker{l, &losses, &taken}, err
+		return losingLocker{l, &losses, &taken, nil}, err
 	}
 	s := mustOpen(t, simDir, &Options{Network: true}, sys)
 	defer s.Close()
@@ -70,6 +80,90 @@ func TestLostLock(t *testing.T) {
 		}
 		if losses != 0 || taken != lockTries {
 			t.Errorf("LOCK was taken %d times, want %d", taken, lockTries)
+		}
+	}
+}
+
+// Somebody else has the lock by then, and keeps it: who gives up is told that nothing was
+// done, and Close does not wait for the lock. Who cannot give up goes on after that.
+func TestLostLockLeave(t *testing.T) {
+	for _, leaves := range []bool{true, false} {
+		m := newMachine(faultfs.NewDisk(), 1)
+		losses, taken, other := 1, 0, make(chan struct{})
+		sys := m.system(plain(m.disk))
+		open := sys.openLock
+		sys.openLock = func(path string, opts *lockfile.Options) (locker, error) {
+			l, err := open(path, opts)
+			return losingLocker{l, &losses, &taken, other}, err
+		}
+		s := mustOpen(t, simDir, &Options{Network: true}, sys)
+		ctx, cancel := context.Background(), func() {}
+		if leaves {
+			ctx, cancel = context.WithCancel(ctx)
+		}
+		done := make(chan error, 1)
+		go func() {
+			_, err := s.Update(ctx, func(tx *Tx) error { return tx.Put("w/1", 1) })
+			done <- err
+		}()
+		waits := func() bool {
+			s.qmu.Lock()
+			defer s.qmu.Unlock()
+			return taken == 1 && len(s.waiting) == 1 && s.waiting[0].lost == 1
+		}
+		for began := time.Now(); !waits(); time.Sleep(time.Millisecond) {
+			if time.Since(began) > time.Minute {
+				t.Fatal("the update does not wait for LOCK anew")
+			}
+		}
+		if cancel(); leaves {
+			if err := <-done; !errors.Is(err, context.Canceled) || errors.Is(err, ErrUnknown) {
+				t.Errorf("Update: %v, want that nothing was done", err)
+			}
+			if _, err := s.Get(t.Context(), "w/1"); !errors.Is(err, ErrNotFound) {
+				t.Errorf("Get: %v", err)
+			}
+		} else {
+			close(other)
+			if err := <-done; err != nil {
+				t.Errorf("Update: %v", err)
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// Moving the journal and merging, too, take the lock anew.
+func TestLostLockCompact(t *testing.T) {
+	m := newMachine(faultfs.NewDisk(), 1)
+	losses, taken := 0, 0
+	sys := m.system(plain(m.disk))
+	open := sys.openLock
+	sys.openLock = func(path string, opts *lockfile.Options) (locker, error) {
+		l, err := open(path, opts)
+		return losingLocker{l, &losses, &taken, nil}, err
+	}
+	s := mustOpen(t, simDir, &Options{Network: true}, sys)
+	defer s.Close()
+	for i := range 3 {
+		mustUpdate(t, s, updateKey("w", i))
+		losses = lockTries - 1
+		if err := s.Compact(t.Context()); err != nil || losses != 0 {
+			t.Fatalf("Compact: %v; %d losses are left", err, losses)
+		}
+	}
+	if state, err := stateOf(sys); err != nil || len(state) != 3 {
+		t.Errorf("%v, %v", state, err)
+	}
+	names, err := m.disk.ReadDir(simDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if vfs.IsTemp(name) {
+			t.Errorf("%s is left", name)
 		}
 	}
 }

@@ -197,15 +197,62 @@ func (s *Store) current() *state {
 
 // newest returns the newest state of the store, acquired.
 func (s *Store) newest(ctx context.Context) (*state, error) {
+	var pause backoff
+	for {
+		st, err := s.newestOnce(ctx, true)
+		if !errors.Is(err, errVanished) {
+			return st, err
+		}
+		if pause.wait(ctx) {
+			continue
+		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		st, err = s.newestOnce(ctx, false)
+		if errors.Is(err, errVanished) {
+			err = fmt.Errorf("%s: no manifest could be read in %v, all were retired before they could be opened: %w", s.dir, patience, err)
+		}
+		return st, err
+	}
+}
+
+// A finder lets one goroutine at a time look for the newest manifest, from which
+// the others profit.
+type finder struct {
+	turn  chan struct{} // capacity 1: has something in it while somebody looks
+	begun atomic.Uint64 // how often somebody has begun to look
+	found uint64        // begun, when the last look began that found the newest; whoever has the turn may use it
+}
+
+// newestOnce is newest, without a second attempt where that may help: then it
+// returns errVanished. patient says to take a directory that seems to be older than
+// what has been seen for one that is not fresh.
+func (s *Store) newestOnce(ctx context.Context, patient bool) (*state, error) {
 	if st := s.warm(s.isNewest); st != nil {
 		return st, nil
 	}
-	s.finding.Lock() // one goroutine looks, the others profit
-	defer s.finding.Unlock()
+	came := s.finder.begun.Load()
+	select {
+	case s.finder.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	defer func() { <-s.finder.turn }()
+	if s.finder.found > came { // since we have come
+		if st := s.current(); st != nil {
+			return st, nil
+		}
+	}
 	if st := s.warm(s.isNewest); st != nil {
 		return st, nil
 	}
-	return s.find(ctx)
+	begun := s.finder.begun.Add(1)
+	st, err := s.find(patient)
+	if err == nil {
+		s.finder.found = begun
+	}
+	return st, err
 }
 
 // warm returns the current state if it is the newest still, acquired. On a
@@ -224,18 +271,22 @@ func (s *Store) warm(isNewest func(*state) (bool, error)) *state {
 	return nil
 }
 
-// find is newest without the short way. The caller holds s.finding.
-func (s *Store) find(ctx context.Context) (*state, error) {
+// find is newestOnce without the short ways.
+func (s *Store) find(patient bool) (*state, error) {
 	old := s.current()
 	if old != nil {
 		defer old.release()
 	}
 	st, err := s.advance(old)
 	if st == nil && err == nil {
-		st, err = s.search(ctx, old)
+		st, err = s.search(old)
 	}
 	if err != nil {
 		return nil, err
+	}
+	if patient && s.network.Load() && old != nil && st.seq < old.seq {
+		st.release()
+		return nil, errVanished // as it was a while ago
 	}
 	if err := s.install(old, st); err != nil {
 		st.release()
@@ -350,38 +401,8 @@ func (s *Store) taken(seq uint64) (bool, error) {
 	return ok, err
 }
 
-// search finds the newest state by listing the directory. It returns it
-// acquired.
-func (s *Store) search(ctx context.Context, old *state) (*state, error) {
-	var pause backoff
-	for {
-		st, err := s.searchOnce(old)
-		if err != nil && !errors.Is(err, errVanished) {
-			return nil, err
-		}
-		// A network file system may show a directory as it was a while ago.
-		stale := err == nil && s.network.Load() && old != nil && st.seq < old.seq
-		if err == nil && !stale {
-			return st, nil
-		}
-		if pause.wait(ctx) {
-			if stale {
-				st.release()
-			}
-			continue
-		}
-		switch {
-		case stale:
-			return st, nil // install refuses it and says why
-		case ctx.Err() != nil:
-			return nil, context.Cause(ctx)
-		default:
-			return nil, fmt.Errorf("%s: no manifest could be read in %v, all were retired before they could be opened: %w", s.dir, patience, err)
-		}
-	}
-}
-
-func (s *Store) searchOnce(old *state) (*state, error) {
+// search finds the newest state by listing the directory. It returns it acquired.
+func (s *Store) search(old *state) (*state, error) {
 	seqs, _, err := s.list()
 	if err != nil {
 		if old != nil && errors.Is(err, fs.ErrNotExist) {
@@ -392,7 +413,7 @@ func (s *Store) searchOnce(old *state) (*state, error) {
 	return s.searchListed(seqs, old)
 }
 
-// searchListed is searchOnce with the sequences that a listing showed.
+// searchListed is search with the sequences that a listing showed.
 func (s *Store) searchListed(seqs []uint64, old *state) (*state, error) {
 	if len(seqs) == 0 {
 		// A listing may miss names that come and those that go: all, at worst.

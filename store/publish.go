@@ -262,8 +262,8 @@ func (s *Store) whoHas(name string, f vfs.File, h *header) (owner, error) {
 				continue
 			}
 			there, err := s.loadHeader(seq)
-			if errors.Is(err, ErrCorrupt) {
-				return theirs, nil // and damage, which looking for the newest reports
+			if errors.Is(err, ErrCorrupt) || errors.Is(err, ErrNewerVersion) {
+				return theirs, nil // looking for the newest reports it
 			}
 			if err != nil {
 				return nobodys, err
@@ -341,8 +341,6 @@ func (s *Store) checkBase(base *state, h *header) (bool, error) {
 // contained tells whether the newest manifest contains the commit h, which was
 // published on top of base.
 func (s *Store) contained(h *header, base *state) (lineage, error) {
-	s.finding.Lock()
-	defer s.finding.Unlock()
 	seqs, _, err := s.list()
 	if err != nil {
 		return lineageUnknown, err

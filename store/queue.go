@@ -19,6 +19,7 @@ type request struct {
 	fn   func(*Tx) error
 	idle bool // it changes nothing, for sure
 	own  bool // its caller leads, and runs it himself
+	lost int  // how often LOCK was lost before it was published
 
 	said chan word  // capacity 1: the leader's call to run fn, and the answer
 	ran  chan error // capacity 1: what came of such a call
@@ -346,6 +347,36 @@ func (q *queue) takeAlone() bool {
 	}
 	q.waiting = nil
 	q.crowd.Store(false)
+	return true
+}
+
+// again has those of a group of which nothing was published wait once more, before
+// all others, and returns those who have done so often enough.
+func (q *queue) again(group []*request) (tired []*request) {
+	q.qmu.Lock()
+	defer q.qmu.Unlock()
+	var waiting []*request
+	for _, r := range group {
+		switch r.lost++; {
+		case r.lost >= lockTries:
+			tired = append(tired, r)
+		case r.requeue():
+			waiting = append(waiting, r)
+		}
+	}
+	q.waiting = append(waiting, q.waiting...)
+	return tired
+}
+
+// requeue makes it a request that nobody has begun with. It reports false if the
+// caller has left.
+func (r *request) requeue() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.phase == gone {
+		return false
+	}
+	r.phase, r.own = queued, false
 	return true
 }
 

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -48,8 +47,8 @@ type Store struct {
 	published atomic.Bool // LOCK is known to hold this machine's boot id
 	ended     atomic.Bool // nothing is to be held open any more
 
-	finding sync.Mutex            // held while looking for the newest manifest
-	cur     atomic.Pointer[state] // the newest state that this process has seen
+	finder finder
+	cur    atomic.Pointer[state] // the newest state that this process has seen
 
 	queue
 }
@@ -154,7 +153,7 @@ func resolve(dir string) string {
 }
 
 func open(dir string, opts *Options, sys system) (_ *Store, err error) {
-	s := &Store{sys: sys, queue: queue{slots: make(chan struct{}, flights)}}
+	s := &Store{sys: sys, queue: queue{slots: make(chan struct{}, flights)}, finder: finder{turn: make(chan struct{}, 1)}}
 	if opts != nil {
 		s.opts = *opts
 	}
@@ -193,7 +192,11 @@ func open(dir string, opts *Options, sys system) (_ *Store, err error) {
 	case found: // looked at before anything is touched
 		err = s.identify()
 	case !create:
-		if _, err = s.wasUsed(); err == nil {
+		switch found, err = s.wasUsed(); {
+		case err != nil:
+		case found: // the listing was not fresh
+			err = s.identify()
+		default:
 			err = fmt.Errorf("%s: %w", s.dir, errNoManifest)
 		}
 	}

@@ -170,7 +170,7 @@ func (s *Store) leadItself(ctx context.Context, r *request) outcome {
 	}
 	g := s.commitAlone(r, lock)
 	if g == nil {
-		return (<-r.said).outcome
+		return s.wait(ctx, r)
 	}
 	err = s.settle(g)
 	if err == nil && s.hasChores(g) {
@@ -234,21 +234,18 @@ func refuse(group []*request, err error) {
 // loss before flush has come to its end may leave either; nobody has been
 // told anything then.
 func (s *Store) commit(group []*request, lock *turn) *committedGroup {
-	g, err := s.commitOnce(group, lock)
-	for try := 1; try < lockTries && errors.Is(err, errLockLost); try++ {
-		held, lockErr := s.lock.Lock(context.Background(), s.opts.Purpose)
-		if lockErr != nil {
-			err = s.lockError(lockErr)
-			break
-		}
-		lock.heldLock = held
-		g, err = s.commitOnce(group, lock)
-	}
+	g, err := func() (*committedGroup, error) {
+		defer unlock(lock.heldLock) // also if the caller's function ends the goroutine
+		return s.commitLocked(group, lock)
+	}()
 	if err == nil && g.published {
 		return g
 	}
 	s.discard(lock.take()) // before anybody is told that nothing was done
 	s.freeSlot()
+	if errors.Is(err, errLockLost) {
+		group = s.again(group)
+	}
 	if err != nil {
 		refuse(group, err)
 		return nil
@@ -256,11 +253,6 @@ func (s *Store) commit(group []*request, lock *turn) *committedGroup {
 	g.answer(nil) // the base is durable
 	g.st.release()
 	return nil
-}
-
-func (s *Store) commitOnce(group []*request, lock *turn) (*committedGroup, error) {
-	defer unlock(lock.heldLock)
-	return s.commitLocked(group, lock)
 }
 
 // unlock releases a lock. An error changes nothing: what was published under the

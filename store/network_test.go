@@ -1,0 +1,147 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/recordstore/recordstore/internal/vfs/faultfs"
+)
+
+// A stale listing is no reason to say that the store was replaced: who has no time to look
+// again is told that.
+func TestStaleListing(t *testing.T) {
+	m := newMachine(faultfs.NewDisk(), 1)
+	var stale atomic.Bool
+	var before []string
+	sys := m.system(plain(m.disk))
+	sys.fs = listing{m.disk, func(names []string) []string {
+		if stale.Load() {
+			return before
+		}
+		return names
+	}}
+	s := mustOpen(t, simDir, &Options{Network: true}, sys)
+	defer s.Close()
+	mustUpdate(t, s, "w/0")
+	before, _ = m.disk.ReadDir(simDir)
+	mustUpdate(t, s, "w/1")
+	stale.Store(true)
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	if _, err := s.Get(ctx, "w/1"); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrReplaced) {
+		t.Errorf("Get: %v", err)
+	}
+	time.AfterFunc(20*time.Millisecond, func() { stale.Store(false) })
+	if _, err := s.Get(t.Context(), "w/1"); err != nil {
+		t.Errorf("Get: %v", err)
+	}
+}
+
+// A directory that is shown as it was before there was a store is looked at once more if
+// LOCK says otherwise.
+func TestStaleEmpty(t *testing.T) {
+	m := newMachine(faultfs.NewDisk(), 1)
+	mustUpdate(t, mustOpen(t, simDir, &Options{Network: true}, m.system(plain(m.disk))), "w/0")
+	for _, opts := range []*Options{{ReadOnly: true}, {NoCreate: true}, {}} {
+		stale := true
+		sys := m.system(plain(m.disk))
+		sys.fs = listing{m.disk, func(names []string) []string {
+			if !stale {
+				return names
+			}
+			stale = false
+			return []string{lockName}
+		}}
+		opts.Network = true
+		s, err := open(simDir, opts, sys)
+		if err != nil {
+			t.Errorf("%+v: %v", opts, err)
+			continue
+		}
+		if _, err := s.Get(t.Context(), "w/0"); err != nil {
+			t.Errorf("%+v: %v", opts, err)
+		}
+		s.Close()
+	}
+}
+
+// Those who read at the same time look once for all of them, and none longer than his
+// context lasts.
+func TestReadTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const pause = time.Second
+		m := newMachine(faultfs.NewDisk(), 1)
+		var listings atomic.Int64
+		h := plain(m.disk)
+		slow := false
+		h.Before = func(op faultfs.Op) error {
+			if slow && op.Kind == faultfs.OpReadDir {
+				listings.Add(1)
+				time.Sleep(pause)
+			}
+			return nil
+		}
+		s := mustOpen(t, simDir, &Options{Network: true}, m.system(h))
+		mustUpdate(t, s, "w/0")
+		settle(s)
+		slow = true
+		var wg sync.WaitGroup
+		began := time.Now()
+		for range 32 {
+			wg.Go(func() {
+				if _, err := s.Get(t.Context(), "w/0"); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Go(func() {
+			time.Sleep(pause / 4)
+			ctx, cancel := context.WithTimeout(t.Context(), pause/4)
+			defer cancel()
+			if _, err := s.Get(ctx, "w/0"); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) > pause*3/4 {
+				t.Errorf("after %v: %v", time.Since(began), err)
+			}
+		})
+		wg.Wait()
+		// One for the first, and one that began after all others had come.
+		if n := listings.Load(); n > 2 || time.Since(began) > 2*pause {
+			t.Errorf("%d listings, %v", n, time.Since(began))
+		}
+		slow = false
+		s.Close()
+	})
+}
+
+// A name that a later version has taken is taken, and it is said at once.
+func TestPublishUnderNewer(t *testing.T) {
+	m := newMachine(faultfs.NewDisk(), 1)
+	var newer []byte
+	h := plain(m.disk)
+	h.Before = func(op faultfs.Op) error {
+		if op.Kind != faultfs.OpLink || newer == nil {
+			return nil
+		}
+		b := newer
+		newer = nil
+		return m.disk.WriteFile(op.Path, b)
+	}
+	s := mustOpen(t, simDir, &Options{Network: true}, m.system(h))
+	defer s.Close()
+	mustUpdate(t, s, "w/0")
+	b, err := m.disk.ReadFile(simDir + "/" + manifestName(2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer = sealPrologue(b, formatVersion+1, 0)
+	began := time.Now()
+	_, err = s.Put(t.Context(), "w/1", 1)
+	if !errors.Is(err, ErrNewerVersion) || errors.Is(err, ErrUnknown) || errors.Is(err, fs.ErrExist) || time.Since(began) > patience/2 {
+		t.Errorf("Put: %v, after %v", err, time.Since(began))
+	}
+}
