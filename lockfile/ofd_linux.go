@@ -5,6 +5,7 @@ import (
 	"io"
 	"path/filepath"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -72,7 +73,11 @@ import (
 // turn either: who releases the lock and takes it again at once, without the queue,
 // passes everyone, until the kernel happens to run another in between.
 
-func init() { mechanisms[OFD] = func(h *handle) locker { return &ofd{h: h, queue: !h.opts.NoQueue} } }
+func init() {
+	mechanisms[OFD] = func(h *handle) locker {
+		return &ofd{h: h, queue: !h.opts.NoQueue, steps: sync.OnceValue(func() bool { return waitsInSteps(h.path) })}
+	}
+}
 
 const (
 	gate        = 1 << 62
@@ -88,7 +93,8 @@ type ofd struct {
 	turn   int64 // await waits for those before this ticket
 	ticket int64 // the ticket that is locked; 0 if it has been given up
 
-	left atomic.Bool // nobody wants what await waits for; only for steps
+	left  atomic.Bool // nobody wants what await waits for; only for steps
+	steps func() bool // waitsInSteps, asked once
 }
 
 // setlk locks or unlocks n bytes from start, n = 0 being all. If it cannot without
@@ -212,7 +218,7 @@ func (l *ofd) takeTicket(t int64) (int64, error) {
 // wait locks n bytes from start, and waits for that: in the kernel, or, where that is
 // slow, in steps. Steps end with errBusy when nobody wants the lock any more.
 func (l *ofd) wait(typ int16, start, n int64) error {
-	if !waitsInSteps(l.h.path) {
+	if !l.steps() {
 		return l.setlk(typ, start, n, true)
 	}
 	for pause := firstStep; ; pause = min(2*pause, lastStep) {

@@ -567,7 +567,9 @@ func (s *Store) openMerge() error {
 	}
 	if errors.Is(statErr, fs.ErrNotExist) {
 		if f, err := s.sys.fs.Open(path); err == nil {
-			_ = s.adopt(f, nil) // else some cannot merge, and leave it to others
+			if class, err := s.class(nil); err == nil {
+				_ = s.adopt(f, class, class.Mode.Perm()|0o200) // else some cannot merge, and leave it to others
+			}
 			f.Close()
 		}
 	}

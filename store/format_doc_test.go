@@ -223,7 +223,7 @@ func TestFormatSegmentExample(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	f, err := vfs.OS{}.CreateTemp(dir)
+	f, err := vfs.OS{}.CreateTemp(dir, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}

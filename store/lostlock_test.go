@@ -154,6 +154,7 @@ func TestLostLockCompact(t *testing.T) {
 			t.Fatalf("Compact: %v; %d losses are left", err, losses)
 		}
 	}
+	settle(s)
 	if state, err := stateOf(sys); err != nil || len(state) != 3 {
 		t.Errorf("%v, %v", state, err)
 	}

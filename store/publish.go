@@ -114,17 +114,53 @@ func (s *Store) makeSpare() {
 }
 
 // newTemp creates a temporary file that everybody can read who can use the
-// store. base, if not nil, is the state that the writer builds on.
+// store: it has the owner, group and permissions of LOCK as far as that is needed for
+// all of LOCK's users to read it, and allowed. Root, writing into a user's store, leaves
+// a file that is the user's. base, if not nil, is the state that the writer builds on.
 func (s *Store) newTemp(base *state) (vfs.File, error) {
-	f, err := s.sys.fs.CreateTemp(s.dir)
+	class, err := s.class(base)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.adopt(f, base); err != nil {
+	perm := class.Mode.Perm() | 0o200 // the owner's bit tells unmarked from marked
+	if s.network.Load() {
+		perm = class.Mode.Perm() &^ 0o222 // marked: it is flushed before it has its name
+	}
+	first := perm
+	if perm&0o044 != 0o044 {
+		first &= 0o700 // until it has its group
+	}
+	f, err := s.sys.fs.CreateTemp(s.dir, first)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.adopt(f, class, perm); err != nil {
 		s.discard(f)
 		return nil, err
 	}
 	return f, nil
+}
+
+// A lockClass is what LOCK says of the store's users, and when that was asked.
+type lockClass struct {
+	info vfs.Info
+	at   time.Time
+}
+
+// class returns owner, group and mode of LOCK. Over a network it does not ask each time.
+func (s *Store) class(base *state) (vfs.Info, error) {
+	now := time.Now()
+	if c := s.users.Load(); c != nil && s.network.Load() && now.Sub(c.at) < spareAge {
+		return c.info, nil
+	}
+	info, err := s.sys.fs.Lstat(s.path(lockName))
+	if errors.Is(err, fs.ErrNotExist) && base != nil {
+		return s.statOf(base) // LOCK was deleted by hand: as before
+	}
+	if err == nil {
+		s.users.Store(&lockClass{info, now})
+	}
+	return info, err
 }
 
 // writeTemp writes a manifest to a temporary file: to f, if that is prepared.
@@ -145,17 +181,8 @@ func (s *Store) writeTemp(b []byte, base *state, f vfs.File, flush bool) (_ vfs.
 	return f, nil
 }
 
-// adopt gives a file the owner, group and permissions of LOCK as far as that
-// is needed for all of LOCK's users to read it, and allowed. Root, writing
-// into a user's store, leaves a file that is the user's.
-func (s *Store) adopt(f vfs.File, base *state) error {
-	class, err := s.sys.fs.Lstat(s.path(lockName))
-	if errors.Is(err, fs.ErrNotExist) && base != nil {
-		class, err = s.statOf(base) // LOCK was deleted by hand: as before
-	}
-	if err != nil {
-		return err
-	}
+// adopt gives a file the owner, group and permissions of its class.
+func (s *Store) adopt(f vfs.File, class vfs.Info, want fs.FileMode) error {
 	own, err := f.Stat()
 	if err != nil {
 		return err
@@ -172,10 +199,10 @@ func (s *Store) adopt(f vfs.File, base *state) error {
 		return fmt.Errorf("write manifest: the users of %s (uid %d, gid %d, mode %v) could not read a file of uid %d, gid %d: join its group, or have its owner widen its mode",
 			s.path(lockName), class.UID, class.GID, perm, own.UID, own.GID)
 	}
-	if s.network.Load() {
-		return f.Chmod(perm &^ 0o222) // marked: it is flushed before it has its name
+	if own.Mode.Perm() == want {
+		return nil
 	}
-	return f.Chmod(perm | 0o200) // the owner's bit tells unmarked from marked
+	return f.Chmod(want)
 }
 
 // publish gives the temporary file f, which holds the manifest h, its name,
@@ -294,7 +321,7 @@ func (s *Store) whoHas(name string, f vfs.File, h *header) (owner, error) {
 // probePublishing makes sure, where it is not known from the file system's
 // kind, that a file can be published without replacing another.
 func (s *Store) probePublishing() error {
-	f, err := s.sys.fs.CreateTemp(s.dir)
+	f, err := s.sys.fs.CreateTemp(s.dir, 0o600)
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,7 @@ func benchKey(i int) string { return fmt.Sprintf("record/%08d", i) }
 // key.
 func benchSegment(b *testing.B, dir string, every int64) (path string, ref segmentRef) {
 	b.Helper()
-	f, err := vfs.OS{}.CreateTemp(dir)
+	f, err := vfs.OS{}.CreateTemp(dir, 0o600)
 	if err != nil {
 		b.Fatal(err)
 	}

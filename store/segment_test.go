@@ -32,7 +32,7 @@ func writeSegment(t testing.TB, recs []rec, layout segmentLayout) ([]byte, segme
 	if err := d.Mkdir("/d", 0o777); err != nil {
 		t.Fatal(err)
 	}
-	f, err := d.CreateTemp("/d")
+	f, err := d.CreateTemp("/d", 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -982,7 +982,7 @@ func TestSegmentWriterRefuses(t *testing.T) {
 	} {
 		d := faultfs.NewDisk()
 		d.Mkdir("/d", 0o777)
-		f, err := d.CreateTemp("/d")
+		f, err := d.CreateTemp("/d", 0o600)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -1002,7 +1002,7 @@ func TestSegmentWriterRefuses(t *testing.T) {
 	}
 	d := faultfs.NewDisk()
 	d.Mkdir("/d", 0o777)
-	f, _ := d.CreateTemp("/d")
+	f, _ := d.CreateTemp("/d", 0o600)
 	if _, err := newSegmentWriter(f, segStore, segID, segmentLayout{}).finish(); !errors.Is(err, errEmptySegment) {
 		t.Errorf("an empty one: got %v", err)
 	}
@@ -1037,7 +1037,7 @@ func TestSegmentWriteErrors(t *testing.T) {
 			}
 			return nil
 		}}
-		f, err := fsys.CreateTemp("/d")
+		f, err := fsys.CreateTemp("/d", 0o600)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -42,6 +42,7 @@ type Store struct {
 	bound journalBound
 	merging
 	spare spare
+	users atomic.Pointer[lockClass] // as last asked for
 
 	network   atomic.Bool // the careful path is taken
 	published atomic.Bool // LOCK is known to hold this machine's boot id

@@ -105,8 +105,8 @@ func openRead(name string, flags int) (*os.File, error) {
 // CreateTemp implements [FS]. The temporary file is renameio's; its final
 // name is given by RenameNoReplace or Link, because renameio knows only how
 // to replace. WithTempDir keeps it from probing $TMPDIR.
-func (OS) CreateTemp(dir string) (File, error) {
-	p, err := renameio.NewPendingFile(filepath.Join(dir, tempPrefix[1:]), renameio.WithTempDir(dir))
+func (OS) CreateTemp(dir string, perm fs.FileMode) (File, error) {
+	p, err := renameio.NewPendingFile(filepath.Join(dir, tempPrefix[1:]), renameio.WithTempDir(dir), renameio.WithPermissions(perm))
 	if err != nil {
 		return nil, err
 	}

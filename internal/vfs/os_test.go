@@ -54,7 +54,7 @@ func TestRenameNoReplace(t *testing.T) {
 func TestCreateTemp(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("TMPDIR", t.TempDir())
-	f, err := (OS{}).CreateTemp(dir)
+	f, err := (OS{}).CreateTemp(dir, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,8 +66,8 @@ func TestCreateTemp(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := info.Mode.Perm(); got&0o077 != 0 {
-		t.Errorf("mode %v, want nothing for group and others", got)
+	if got := info.Mode.Perm(); got != 0o600 {
+		t.Errorf("mode %v, want 0600", got)
 	}
 	there, err := (OS{}).Lstat(f.Name())
 	if err != nil || there.ID != info.ID {
@@ -99,7 +99,7 @@ func TestErrorsNameThePath(t *testing.T) {
 	_, lstat := o.Lstat(missing)
 	_, open := o.Open(missing)
 	_, list := o.ReadDir(missing)
-	_, temp := o.CreateTemp(missing)
+	_, temp := o.CreateTemp(missing, 0o600)
 	_, _, kind := o.Type(missing)
 	for op, err := range map[string]error{
 		"lstat": lstat, "open": open, "readdir": list, "create": temp, "type": kind,

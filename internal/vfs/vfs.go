@@ -74,9 +74,8 @@ type FS interface {
 	// Open opens a file for reading.
 	Open(name string) (File, error)
 	// CreateTemp creates a new file in dir, for writing and reading, under a
-	// unique name for which IsTemp holds. Only its owner may read it until
-	// its mode is changed.
-	CreateTemp(dir string) (File, error)
+	// unique name for which IsTemp holds. Its mode is perm less the umask.
+	CreateTemp(dir string, perm fs.FileMode) (File, error)
 	// Mkdir creates a directory, not its parents.
 	Mkdir(dir string, perm fs.FileMode) error
 	// Remove removes a name.

@@ -153,14 +153,14 @@ func (d *Disk) Open(name string) (vfs.File, error) {
 }
 
 // CreateTemp implements [vfs.FS].
-func (d *Disk) CreateTemp(dir string) (vfs.File, error) {
+func (d *Disk) CreateTemp(dir string, perm fs.FileMode) (vfs.File, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	n := d.dirs[dir]
 	if n == nil {
 		return nil, pathErr("open", dir, syscall.ENOENT)
 	}
-	f := d.newInode(0o600)
+	f := d.newInode(perm)
 	name := fmt.Sprintf(".tmp.%d", f.ino)
 	n.change(change{add: name, ino: f})
 	return &diskFile{d, f, filepath.Join(dir, name)}, nil

@@ -37,7 +37,7 @@ func TestChoices(t *testing.T) {
 // publish writes a file and renames it, flushing what flush says.
 func publish(t *testing.T, d *Disk, name, content, flush string) {
 	t.Helper()
-	f, err := d.CreateTemp("/s")
+	f, err := d.CreateTemp("/s", 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,7 +151,7 @@ func TestClone(t *testing.T) {
 func TestNoReplace(t *testing.T) {
 	d := newDir(t)
 	publish(t, d, "a", "old", "both")
-	f, err := d.CreateTemp("/s")
+	f, err := d.CreateTemp("/s", 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -92,8 +92,8 @@ func (h *Hooked) Open(name string) (f vfs.File, err error) {
 }
 
 // CreateTemp implements [vfs.FS].
-func (h *Hooked) CreateTemp(dir string) (f vfs.File, err error) {
-	err = h.Do(OpCreate, dir, func() (err error) { f, err = h.FS.CreateTemp(dir); return })
+func (h *Hooked) CreateTemp(dir string, perm fs.FileMode) (f vfs.File, err error) {
+	err = h.Do(OpCreate, dir, func() (err error) { f, err = h.FS.CreateTemp(dir, perm); return })
 	return h.file(f, err)
 }
 
@@ -180,8 +180,8 @@ func (p *Pretender) SyncDir(dir string) error {
 }
 
 // CreateTemp implements [vfs.FS].
-func (p *Pretender) CreateTemp(dir string) (vfs.File, error) {
-	f, err := p.FS.CreateTemp(dir)
+func (p *Pretender) CreateTemp(dir string, perm fs.FileMode) (vfs.File, error) {
+	f, err := p.FS.CreateTemp(dir, perm)
 	if err != nil {
 		return nil, err
 	}
