@@ -388,12 +388,16 @@ func (s *Store) rewrite(ctx context.Context, in *input) (bool, error) {
 
 // replaceLocked is replace, with LOCK.
 func (s *Store) replaceLocked(ctx context.Context, in *input, out *output, purpose string) (st *state, err error) {
-	for range lockTries {
-		if st, err = s.replaceOnce(ctx, in, out, purpose); !errors.Is(err, errLockLost) {
-			break
+	for lost := 0; lost < lockTries; {
+		st, err = s.replaceOnce(ctx, in, out, purpose)
+		switch {
+		case errors.Is(err, errLockLost):
+			lost++
+		case !errors.Is(err, errPassed):
+			return st, err
 		}
 	}
-	return st, err
+	return nil, err
 }
 
 func (s *Store) replaceOnce(ctx context.Context, in *input, out *output, purpose string) (*state, error) {
@@ -404,7 +408,7 @@ func (s *Store) replaceOnce(ctx context.Context, in *input, out *output, purpose
 		return nil, err
 	}
 	defer func() { s.discard(lock.temp) }()
-	defer unlock(lock)
+	defer lock.end()
 	return s.replace(in, out, lock)
 }
 
@@ -475,7 +479,7 @@ func due(st *state) *input {
 func (s *Store) merge(ctx context.Context) error {
 	lock, err := s.tryMergeLock()
 	if lock != nil {
-		defer unlock(lock)
+		defer func() { _ = lock.Unlock() }()
 	}
 	for {
 		st, newestErr := s.newest(s.hurried)
@@ -529,7 +533,7 @@ func (s *Store) mergeOnce() bool {
 	defer cancel()
 	if s.openMerge() == nil {
 		if lock, err := s.mergeLock.Lock(ctx, cmp.Or(s.opts.Purpose, "merging")); err == nil {
-			defer unlock(lock)
+			defer func() { _ = lock.Unlock() }()
 		}
 	}
 	st, err := s.newest(s.hurried)
@@ -614,7 +618,7 @@ func (s *Store) compact(ctx context.Context) error {
 		return err
 	}
 	err = s.compactLocked(ctx)
-	unlock(lock)
+	_ = lock.Unlock()
 	if err != nil {
 		return err
 	}

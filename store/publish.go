@@ -20,6 +20,16 @@ import (
 type turn struct {
 	heldLock
 	temp vfs.File // an empty temporary file; nil if there is none
+	over bool     // LOCK is released
+}
+
+// end releases LOCK, once. An error changes nothing: what was published under the lock is
+// published, and what a lock failed to do or to undo never costs an update.
+func (t *turn) end() {
+	if !t.over {
+		t.over = true
+		_ = t.Unlock()
+	}
 }
 
 // take returns the prepared file, or nil. It is the caller's from now on.
@@ -45,7 +55,7 @@ func (s *Store) turnWith(ctx context.Context, purpose string, temp vfs.File) (*t
 		s.discard(temp)
 		temp = nil
 	}
-	return &turn{held, temp}, nil
+	return &turn{heldLock: held, temp: temp}, nil
 }
 
 // prepareTemp returns a temporary file for a manifest, so that it need not be

@@ -350,14 +350,17 @@ func (q *queue) takeAlone() bool {
 	return true
 }
 
-// again has those of a group of which nothing was published wait once more, before
-// all others, and returns those who have done so often enough.
-func (q *queue) again(group []*request) (tired []*request) {
+// again has those of a group of which nothing is published wait once more, before all
+// others, and returns those who have done so often enough, if LOCK was lost.
+func (q *queue) again(group []*request, lost bool) (tired []*request) {
 	q.qmu.Lock()
 	defer q.qmu.Unlock()
 	var waiting []*request
 	for _, r := range group {
-		switch r.lost++; {
+		if lost {
+			r.lost++
+		}
+		switch {
 		case r.lost >= lockTries:
 			tired = append(tired, r)
 		case r.requeue():

@@ -235,7 +235,7 @@ func refuse(group []*request, err error) {
 // told anything then.
 func (s *Store) commit(group []*request, lock *turn) *committedGroup {
 	g, err := func() (*committedGroup, error) {
-		defer unlock(lock.heldLock) // also if the caller's function ends the goroutine
+		defer lock.end() // also if the caller's function ends the goroutine
 		return s.commitLocked(group, lock)
 	}()
 	if err == nil && g.published {
@@ -243,8 +243,8 @@ func (s *Store) commit(group []*request, lock *turn) *committedGroup {
 	}
 	s.discard(lock.take()) // before anybody is told that nothing was done
 	s.freeSlot()
-	if errors.Is(err, errLockLost) {
-		group = s.again(group)
+	if errors.Is(err, errLockLost) || errors.Is(err, errPassed) {
+		group = s.again(group, errors.Is(err, errLockLost))
 	}
 	if err != nil {
 		refuse(group, err)
@@ -254,11 +254,6 @@ func (s *Store) commit(group []*request, lock *turn) *committedGroup {
 	g.st.release()
 	return nil
 }
-
-// unlock releases a lock. An error changes nothing: what was published under the
-// lock is published, and what a lock failed to do or to undo never costs an
-// update.
-func unlock(lock heldLock) { _ = lock.Unlock() }
 
 // finish is the write path from the flush on.
 func (s *Store) finish(g *committedGroup) { s.tidyUp(g, s.settle(g)) }
@@ -584,20 +579,8 @@ func (s *Store) publishState(base *state, h *header, journal []rec, lock *turn) 
 		}
 	}()
 	b := encodeManifest(h, journal)
-	// Over a network a file is on disk before it has its name: what was seen is never
-	// lost, whichever machine or server loses power.
-	f, err := s.writeTemp(b, base, lock.take(), h.network)
+	f, info, err := s.writeManifest(b, base, h, lock)
 	if err != nil {
-		return nil, err
-	}
-	var info vfs.Info
-	if h.network {
-		err = s.proveLock(lock)
-	} else {
-		info, err = f.Stat()
-	}
-	if err != nil {
-		s.discard(f)
 		return nil, err
 	}
 	ok, err := s.publish(f, h)
@@ -609,21 +592,17 @@ func (s *Store) publishState(base *state, h *header, journal []rec, lock *turn) 
 		s.discard(f)
 		return nil, err
 	case h.network:
-		s.busy.Add(1)
-		go func(f vfs.File) {
-			defer s.busy.Done()
-			s.discard(f) // it has another name
-		}(f)
-		f = nil
-	}
-	stands, err := s.checkBase(base, h)
-	if !stands {
-		if f != nil {
-			f.Close()
+		if err := s.settleAfar(f, base, h, lock); err != nil {
+			return nil, err
 		}
-		return nil, err
+		f = nil
+	default:
+		if stands, err := s.checkBase(base, h); !stands {
+			f.Close()
+			return nil, err
+		}
+		s.recordPublisher(lock)
 	}
-	s.recordPublisher(lock)
 	st = newState(*h, journal, segs, int64(len(b)), f, info.ID)
 	if err := s.install(base, st); err != nil {
 		st.release()
@@ -631,6 +610,58 @@ func (s *Store) publishState(base *state, h *header, journal []rec, lock *turn) 
 	}
 	return st, nil
 }
+
+// writeManifest writes a manifest to a temporary file. Over a network, where every call
+// takes time, it makes sure of the lock at the same time, and flushes the file: that is on
+// disk before it has its name, so that what was seen is never lost, whichever machine or
+// server loses power.
+func (s *Store) writeManifest(b []byte, base *state, h *header, lock *turn) (f vfs.File, info vfs.Info, err error) {
+	temp := lock.take()
+	if !h.network {
+		if f, err = s.writeTemp(b, base, temp, false); err != nil {
+			return nil, info, err
+		}
+		info, err = f.Stat()
+	} else {
+		proved := make(chan error, 1)
+		go func() { proved <- s.proveLock(lock) }()
+		f, err = s.writeTemp(b, base, temp, true)
+		if proof := <-proved; err == nil {
+			err = proof
+		}
+	}
+	if err != nil {
+		s.discard(f)
+		return nil, info, err
+	}
+	return f, info, nil
+}
+
+// settleAfar is what follows upon publishing over a network. What need not be waited for
+// is done at the same time: LOCK is released while it is found out whether the commit
+// stands. If it does not the error is errPassed.
+func (s *Store) settleAfar(f vfs.File, base *state, h *header, lock *turn) error {
+	s.recordPublisher(lock)
+	s.busy.Add(1)
+	go func() {
+		defer s.busy.Done()
+		s.discard(f) // it has another name
+	}()
+	released := make(chan struct{})
+	go func() {
+		defer close(released)
+		lock.end()
+	}()
+	stands, err := s.checkBase(base, h)
+	<-released
+	if err == nil && !stands {
+		err = errPassed
+	}
+	return err
+}
+
+// errPassed tells that others have gone past, and that LOCK is released.
+var errPassed = errors.New("others have gone past")
 
 // discard removes a temporary file, if there is one.
 func (s *Store) discard(f vfs.File) {
