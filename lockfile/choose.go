@@ -331,15 +331,17 @@ func (c *chooser) onHeader(h *handle, op func(*handle) error, isLock bool) error
 		return err
 	}
 	g := &handle{path: h.path, opts: h.opts, fd: fd, fileID: h.fileID}
+	// Nobody else may have a copy: with h he has a description in common, and its locks.
+	closeCopy := func() { _ = closeFile(h.fileID, parkedFile{fd: fd, spent: true}) }
 	unlock := c.unlock
 	err = within(c.patience, func() error { return op(g) }, func(err error) {
 		if isLock && err == nil {
 			_ = unlock(g) // nobody knows that it is locked
 		}
-		_ = unix.Close(fd)
+		closeCopy()
 	})
 	if !isNoAnswer(err) {
-		_ = unix.Close(fd)
+		closeCopy()
 	}
 	return err
 }

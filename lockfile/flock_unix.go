@@ -3,6 +3,7 @@
 package lockfile
 
 import (
+	"os"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -21,9 +22,11 @@ import (
 //
 // The turnstile is a matter of politeness only: exclusion rests on the lock file
 // alone. Where the turnstile cannot be opened or created, as in a directory on which
-// one has no write permission, one takes the lock without it. If somebody deletes it,
-// those who come later make a new one, and who has the old one open sees that when he
-// next has to wait.
+// one has no write permission, one takes the lock without it. So does everybody where it
+// is not the lock file's owner's, or root's, or has a wider mode than the lock file: in a
+// directory like /tmp a stranger can make one, and keep it locked. And therefore nobody
+// else creates it. If somebody deletes it, those who come later make a new one, and who
+// has the old one open sees that when he next has to wait.
 //
 // What waits for what: nobody waits for the turnstile while he has the lock. So
 // there is no cycle, and no deadlock.
@@ -77,18 +80,18 @@ func (l *flocker) openTurn() bool {
 		return false
 	}
 	// Who may use the lock may use the turnstile.
-	var st unix.Stat_t
-	if err := ignoringEINTR(func() error { return unix.Fstat(l.h.fd, &st) }); err != nil {
+	st, err := fstat(l.h.fd)
+	if err != nil {
 		return false
 	}
 	mode := uint32(st.Mode) & 0o777
 	var fd int
 	var created bool
-	var err error
 	if l.h.opts.ReadOnly {
 		fd, err = openFile(l.h.path+turnSuffix, unix.O_RDONLY, 0)
 	} else {
-		fd, created, err = openOrCreate(l.h.path+turnSuffix, mode, true)
+		uid := uint32(os.Geteuid())
+		fd, created, err = openOrCreate(l.h.path+turnSuffix, mode, uid == st.Uid || uid == 0)
 	}
 	if err != nil {
 		return false
@@ -96,16 +99,26 @@ func (l *flocker) openTurn() bool {
 	if created {
 		_ = unix.Fchown(fd, -1, int(st.Gid)) // else those of that group do without
 		_ = unix.Fchmod(fd, mode)
+	} else if !trusted(fd, st) {
+		_ = unix.Close(fd)
+		return false
 	}
 	l.turn = fd
 	return true
 }
 
+// trusted reports whether nobody can lock what may be the turnstile but those who can
+// lock the lock file, which is st, and its owner and root have seen to that.
+func trusted(fd int, st unix.Stat_t) bool {
+	turn, err := fstat(fd)
+	return err == nil && turn.Mode&unix.S_IFMT == unix.S_IFREG &&
+		(turn.Uid == st.Uid || turn.Uid == 0) && turn.Mode&0o777&^st.Mode == 0
+}
+
 // reopenTurn opens the turnstile if it could not be opened, or was deleted.
 func (l *flocker) reopenTurn() {
 	if l.turn >= 0 {
-		var st unix.Stat_t
-		if err := ignoringEINTR(func() error { return unix.Fstat(l.turn, &st) }); err != nil || st.Nlink > 0 {
+		if st, err := fstat(l.turn); err != nil || st.Nlink > 0 {
 			return
 		}
 		_ = unix.Close(l.turn)

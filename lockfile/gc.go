@@ -97,8 +97,8 @@ var errKeep = errors.New("to be left alone")
 // somebody else's.
 func removeUnused(path string, limit time.Time) error {
 	keep := func(h *handle, b []byte) error {
-		var st unix.Stat_t
-		if err := ignoringEINTR(func() error { return unix.Fstat(h.fd, &st) }); err != nil {
+		st, err := fstat(h.fd)
+		if err != nil {
 			return err
 		}
 		b = append(b, make([]byte, fileSize)...)

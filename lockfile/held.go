@@ -77,14 +77,22 @@ func (l *Lock) Unlock() error {
 		file.Close()
 	}
 	l.given = nil
+	lost := l.h.held()
+	if errors.Is(l.lost, ErrLost) {
+		lost = ErrLost // and perhaps we have it again
+	}
 	// The record stays for as long as the children have the lock, and is not ours
 	// to clear once somebody else has it.
-	if !l.shared && !l.inherited() && l.h.held() == nil {
+	if !l.shared && !l.inherited() && lost == nil {
 		l.h.withdraw()
 	}
 	h := l.h
 	l.h = nil
-	if err := l.f.release(h); err != nil {
+	err := l.f.release(h)
+	if err == nil && errors.Is(lost, ErrLost) {
+		err = lost
+	}
+	if err != nil {
 		return l.f.error("unlock", err)
 	}
 	return nil
@@ -381,10 +389,10 @@ func (f *File) do(ctx context.Context, shared bool, purpose string, fn func(ctx 
 }
 
 // Stat describes the locked file, which need not be the one that the path names
-// now: see [Lock.Check].
+// now: see [Lock.Check]. Its Sys is a *syscall.Stat_t; os.SameFile does not know it.
 func (l *Lock) Stat() (info fs.FileInfo, err error) {
 	err = l.use("stat", func(h *handle) error {
-		info, err = h.stat(l.f.name)
+		info, err = h.stat()
 		return err
 	})
 	return info, err

@@ -190,6 +190,8 @@ func checkHeader(b []byte) (Mechanism, error) {
 	case m == Auto || int(m) >= len(mechanismNames):
 		return 0, fmt.Errorf("%w: it is used with locks of kind %d, which this program does not know",
 			ErrIncompatible, m)
+	case m == TCP && portDamaged(head):
+		return 0, fmt.Errorf("%w: its header is damaged where it says which port it is used with", ErrNotLockFile)
 	}
 	return m, nil
 }

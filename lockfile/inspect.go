@@ -47,7 +47,7 @@ type Status struct {
 	Processes []Process
 
 	Waiting int     // how many are in the queue, a File being one however many wait on it; -1 if unknown
-	Breaks  []Break // when the lock was taken from somebody: the last times
+	Breaks  []Break // when the lock was taken from somebody: the last 16 times, or some more
 }
 
 // A Process has a lock.
@@ -121,11 +121,9 @@ type describer interface {
 	describe(s *Status) error
 }
 
-// A peerer is a locker that is told by the system which process has the lock. The pid
-// is 0, or the uid -1, if it is not told.
-type peerer interface {
-	peer() (pid, uid int, ok bool)
-}
+// A peerer is a locker that is told by the system which process has the lock, which is
+// never inherited: the process that probe has found, or 0.
+type peerer interface{ peer() int }
 
 // Inspect finds out who holds the lock of the file at path, and who waits. It needs no
 // more than permission to read the file, and never disturbs the lock, which it does
@@ -191,14 +189,14 @@ func (h *handle) fill(s *Status) error {
 	if s.State == Free {
 		return nil
 	}
-	if p, ok := h.locker.(peerer); ok {
-		if pid, _, ok := p.peer(); ok && pid > 0 {
-			s.Processes = append(s.Processes, Process{PID: pid, Command: commandOf(pid), Shared: s.State == Shared})
-		}
-		return nil
-	}
+	p, told := h.locker.(peerer)
 	var found []lockUser
-	if s.Liveness == Alive {
+	switch {
+	case told:
+		if pid := p.peer(); pid != 0 {
+			found = append(found, lockUser{Process: Process{PID: pid, Command: commandOf(pid), Shared: s.State == Shared}})
+		}
+	case s.Liveness == Alive:
 		switch u, has, err := lockUserOf(h, s.Holder.PID); {
 		case has:
 			found = append(found, u)
@@ -206,10 +204,10 @@ func (h *handle) fill(s *Status) error {
 			return nil // one may not look: he will be what he says
 		}
 	}
-	if len(found) == 0 {
+	if len(found) == 0 && !told {
 		found = allLockUsers(h)
 	}
-	taken := false // by one of them, and so not inherited
+	taken := told // by one of them, and so not inherited
 	for _, u := range found {
 		s.Processes = append(s.Processes, u.Process)
 		taken = taken || u.taken

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -405,4 +406,100 @@ func TestOnWaitJoining(t *testing.T) {
 		t.Errorf("%d first calls of 10 were complete", good)
 	}
 	mustUnlock(t, l)
+}
+
+// TestInspectTaken: these locks are not inherited. Whoever has one took it, and did not
+// say so, when there is the record of somebody who is dead.
+func TestInspectTaken(t *testing.T) {
+	test := func(t *testing.T) {
+		path := lockPath(t)
+		opts := *testOptions(path)
+		opts.NoRecord = true
+		f := openWith(t, path, opts)
+		mustUnlock(t, mustLock(t, f, "")) // which clears what was there before
+		p := start(t, nil, "hold", path)
+		p.expect("locked")
+		if s := mustInspect(t, path); !s.Known || s.Liveness != Alive || len(s.Processes) != 1 || s.Processes[0].PID != p.cmd.Process.Pid {
+			t.Errorf("recorded: %+v", s)
+		}
+		p.kill()
+		l := mustLock(t, f, "")
+		s := mustInspect(t, path)
+		want := fmt.Sprintf("held by pid %d (lockfile.test), which is not recorded", os.Getpid())
+		if s.State != Exclusive || s.Known || s.Liveness != Unknown || s.String() != want {
+			t.Errorf("%+v is %q, want %q", s, s, want)
+		}
+		mustUnlock(t, l)
+	}
+	socketKinds(t, test)
+	t.Run("posix", func(t *testing.T) {
+		withMechanism(t, POSIX)
+		test(t)
+	})
+	t.Run("untold", func(t *testing.T) { // as when it is another user's
+		withMechanism(t, TCP)
+		path := lockPath(t)
+		p := start(t, nil, "hold", path)
+		p.expect("locked")
+		p.kill()
+		old := mechanisms[TCP]
+		defer func() { mechanisms[TCP] = old }()
+		mechanisms[TCP] = func(h *handle) locker { return untoldLock{old(h)} }
+		if s := mustInspect(t, path); s.String() != "held by somebody who is not recorded" || s.Liveness != Unknown {
+			t.Errorf("%+v is %q", s, s)
+		}
+	})
+}
+
+// An untoldLock is held, and nobody tells by whom.
+type untoldLock struct{ locker }
+
+func (untoldLock) probe() (State, error) { return Exclusive, nil }
+func (untoldLock) peer() int             { return 0 }
+
+// TestInspectAlmostAll: a stranger may lock all but the last byte there can be. What
+// comes after his lock cannot be computed with.
+func TestInspectAlmostAll(t *testing.T) {
+	withMechanism(t, OFD)
+	for _, typ := range []int16{unix.F_WRLCK, unix.F_RDLCK} {
+		for _, first := range []int64{0, 1, firstTicket, gate - 1} {
+			path := lockPath(t)
+			f := mustOpen(t, path)
+			file, err := os.OpenFile(path, os.O_RDWR, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := setlk(int(file.Fd()), typ, first, math.MaxInt64-first, false); err != nil {
+				t.Fatal(err)
+			}
+			want := Free
+			switch {
+			case first == 0 && typ == unix.F_RDLCK:
+				want = Shared
+			case first == 0:
+				want = Foreign
+			}
+			if s := mustInspect(t, path); s.State != want {
+				t.Errorf("type %d from %d: state %v, want %v", typ, first, s.State, want)
+			}
+			o := f.spare[0].locker.(*ofd)
+			for start := range int64(10) {
+				if n, err := o.countTickets(start, gate); n > 0 || err != nil {
+					t.Errorf("type %d from %d: %d tickets, %v", typ, first, n, err)
+				}
+			}
+			if first <= firstTicket { // else there is a ticket to be had
+				if n, err := o.takeTicket(firstTicket); err != errForeign {
+					t.Errorf("type %d from %d: ticket %d, %v", typ, first, n, err)
+				}
+			}
+			w, _ := lockLater(f, false)
+			time.Sleep(time.Millisecond)
+			if len(w) > 0 {
+				t.Fatal("two holders")
+			}
+			file.Close()
+			mustUnlock(t, receive(t, w))
+		}
+	}
 }

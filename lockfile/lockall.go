@@ -73,7 +73,8 @@ func lockAll(ctx context.Context, purpose string, files []*File) (Locks, error) 
 			return nil, b.f.error("lock", fmt.Errorf("%w: it is to be locked as %s at the same time", ErrNested, a.f.name))
 		}
 	}
-	locks := make(Locks, len(files))
+	locks := make(Locks, len(files), len(files)+1)
+	locks[:len(files)+1][len(files)] = &Lock{parent: ctx} // for Context, if there is no other
 	for i, p := range order {
 		l, err := p.f.lockFile(ctx, purpose, p.id)
 		if err == nil {
@@ -198,10 +199,10 @@ func (ls Locks) Check() error {
 // another, which remains until the locks are released.
 func (ls Locks) Context() context.Context {
 	ctx := context.Background()
-	for i, l := range ls {
-		if i == 0 {
-			ctx = l.parent
-		}
+	if first := ls[:min(cap(ls), 1)]; len(first) > 0 && first[0] != nil {
+		ctx = first[0].parent // what LockAll was given, if only that
+	}
+	for _, l := range ls {
 		ctx = l.deriveContext(ctx)
 	}
 	return ctx

@@ -358,3 +358,32 @@ func TestLockAllReplacedBefore(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestLockAllNothing: the context of no locks is that of LockAll.
+func TestLockAllNothing(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(context.WithValue(t.Context(), testKey{}, "value"))
+	locks, err := LockAll(ctx, "")
+	if err != nil || len(locks) != 0 {
+		t.Fatalf("%v, %v", locks, err)
+	}
+	work := locks.Context()
+	if work.Err() != nil || work.Value(testKey{}) != "value" {
+		t.Errorf("context: %v", work)
+	}
+	why := errors.New("why")
+	cancel(why)
+	if context.Cause(work) != why {
+		t.Errorf("the context has not ended: %v", context.Cause(work))
+	}
+	for range locks {
+		t.Error("there is a lock")
+	}
+	if err := errors.Join(locks.Check(), locks.Unlock()); err != nil {
+		t.Error(err)
+	}
+	for _, locks := range []Locks{nil, {}, make(Locks, 0, 4)} {
+		if err := locks.Context().Err(); err != nil {
+			t.Error(err)
+		}
+	}
+}

@@ -22,7 +22,9 @@
 //     a try ([File.TryLock]) looks again, for at most 5 ms, while the lock changes
 //     hands (Linux), and [LockAll] looks once a second whether it has come to wait
 //     for another file. The exceptions are [Link], and OFD over NFS 4.0, where the
-//     kernel may take 30 s to ask again: there a wait looks every 100 and 50 ms. However
+//     kernel may take 30 s to ask again: there a wait looks every 100 and 50 ms; and,
+//     every 20 ms, [Unix] and [TCP] while thousands wait, or a stranger has the address
+//     and does not listen, and [POSIX] when the kernel has seen a deadlock. However
 //     many goroutines wait on a [File], and however many of them give up, at most two
 //     operating-system threads are blocked, one for each kind of lock.
 //   - Waiters are told who is in their way: a wait that ends without the lock
@@ -55,7 +57,8 @@
 // and one at a time waits for the lock itself. So no stream of readers starves a
 // writer, nor the reverse; but among those who wait for their turn the order is the
 // kernel's, which promises none. Where the turnstile can be neither opened nor
-// created, as without write permission on the directory, all order is the kernel's.
+// created, as without write permission on the directory, or is a stranger's, all order
+// is the kernel's. It is created by root and the owner of the lock file.
 //
 // With Options.NoQueue all order is the kernel's, and a stream of readers in other
 // processes can keep a writer waiting.
@@ -320,7 +323,7 @@ type Options struct {
 	ReadOnly bool
 
 	// NoQueue makes waiters wait where they do not queue, and tries succeed though
-	// others wait. Taking the lock costs less, and the order is the kernel's, which
+	// others wait, unless it is with the same File. Taking the lock costs less, and the order is the kernel's, which
 	// promises none: someone may wait long. All the Files of a lock file should
 	// agree on this. If some do not, they exclude each other all the same, but those
 	// that queue have no precedence over those that do not.
@@ -334,7 +337,7 @@ type Options struct {
 
 	// OnWait, if it is not nil, is called when somebody begins to wait, and again
 	// whenever what it is told has changed, which is looked at about every 100 ms.
-	// It is not called for a lock that is had at once, or within a few milliseconds.
+	// It is not called for a lock that is had within 5 ms.
 	//
 	// Each wait has its own calls, one at a time, and none is running when Lock or
 	// RLock returns: they wait for the one that is. So a call that does not return
@@ -358,7 +361,9 @@ type File struct {
 	path string // absolute, so that os.Chdir does not change what is compared
 	opts Options
 
-	looking sync.Mutex // at most one waiter at a time finds out who holds the lock
+	looking sync.Mutex  // at most one waiter at a time finds out who holds the lock
+	nextMu  sync.Mutex  // protects next
+	next    *sharedLook // has not begun
 
 	mu                   sync.Mutex // protects what follows, and is never held in a call that waits for a lock
 	closed               bool
@@ -456,7 +461,8 @@ func (f *File) TryLock(purpose string) (*Lock, error) {
 }
 
 // TryRLock takes the lock shared if it is not held exclusively and nobody is
-// waiting for it, and is otherwise like [File.TryLock].
+// waiting for it, and is otherwise like [File.TryLock]. It takes the few milliseconds
+// too when the lock is shared and yet not to be had: somebody waits, or is just passing.
 func (f *File) TryRLock(purpose string) (*Lock, error) {
 	return f.try(true, purpose)
 }

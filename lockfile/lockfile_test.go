@@ -18,6 +18,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -1088,7 +1089,7 @@ func TestAdopts(t *testing.T) {
 	if err := l.WriteData([]byte("data")); err != nil {
 		t.Fatal(err)
 	}
-	full, err := os.ReadFile(used)
+	full, err := l.h.contents() // os.ReadFile would release a POSIX lock
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -1546,5 +1547,29 @@ func BenchmarkContended(b *testing.B) {
 			}
 			wg.Wait()
 		})
+	}
+}
+
+// TestStat: it says what os.Stat says, by whatever mechanism.
+func TestStat(t *testing.T) {
+	for _, m := range []Mechanism{defaultMechanism, Flock, POSIX} {
+		path := lockPath(t)
+		l := mustLock(t, openWith(t, path, Options{Mechanism: m, Mode: 0o640}), "")
+		got, err := l.Stat()
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := os.Stat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Name() != want.Name() || got.Size() != want.Size() || got.Mode() != want.Mode() || !got.ModTime().Equal(want.ModTime()) || got.IsDir() {
+			t.Errorf("%v: got %v, want %v", m, got, want)
+		}
+		st, ok := got.Sys().(*syscall.Stat_t)
+		if w := want.Sys().(*syscall.Stat_t); !ok || st.Ino != w.Ino || st.Dev != w.Dev {
+			t.Errorf("%v: Sys %+v, want %+v", m, st, w)
+		}
+		mustUnlock(t, l)
 	}
 }

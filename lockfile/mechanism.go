@@ -37,7 +37,9 @@ const (
 	// TCP is the port Options.Port of 127.0.0.1, likewise: for the processes of one
 	// machine and one network namespace, not to be shared, without order. Any program
 	// can keep all others out by listening there, or by having a connection
-	// from that port: choose one that the system does not give to connections.
+	// from that port: choose one that the system does not give to connections. Two lock
+	// files with one port are one lock; [LockAll] and [ErrNested] take them for two, so
+	// that who wants both waits for himself.
 	TCP
 )
 

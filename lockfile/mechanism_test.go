@@ -659,3 +659,181 @@ func TestCannotShare(t *testing.T) {
 	mustUnlock(t, l)
 	mustUnlock(t, mustLock(t, f, ""))
 }
+
+// TestLookShared: a crowd whose waits end together looks a few times, not one after the
+// other, and nobody is told what was seen before he came.
+func TestLookShared(t *testing.T) {
+	const crowd = 100
+	m, _ := fakeMechanism(t)
+	var looks, inside atomic.Int32
+	fake := mechanisms[m]
+	mechanisms[m] = func(h *handle) locker { return &countedLock{fake(h), &looks, &inside} }
+	path := lockPath(t)
+	f := openWith(t, path, Options{Mechanism: m, Port: 1})
+	l := mustLock(t, openWith(t, path, Options{Mechanism: m, Port: 1}), "old")
+	f.looking.Lock()
+	var wg sync.WaitGroup
+	var came atomic.Int32
+	for range crowd {
+		wg.Go(func() {
+			came.Add(1)
+			if s := f.look(); !s.known || s.holder.Purpose != "new" {
+				t.Errorf("told %+v", s)
+			}
+		})
+	}
+	eventually(t, "the crowd", func() bool { return came.Load() == crowd })
+	time.Sleep(time.Millisecond)
+	mustUnlock(t, l)
+	l = mustLock(t, l.f, "new")
+	f.looking.Unlock()
+	wg.Wait()
+	if n := looks.Load(); n < 1 || n > crowd/2 {
+		t.Errorf("%d looks for %d", n, crowd)
+	}
+	mustUnlock(t, l)
+
+	// Who comes while somebody looks is told what the next one sees.
+	release := make(chan struct{})
+	block.Store(&release)
+	first := make(chan status)
+	go func() { first <- f.look() }()
+	eventually(t, "a look", func() bool { return inside.Load() == 1 })
+	second := make(chan status)
+	go func() { second <- f.look() }()
+	time.Sleep(5 * time.Millisecond) // let it come
+	block.Store(nil)
+	l = mustLock(t, l.f, "late")
+	close(release)
+	<-first
+	if s := <-second; s.holder.Purpose != "late" {
+		t.Errorf("told %+v", s)
+	}
+	mustUnlock(t, l)
+}
+
+// block makes looks at a countedLock wait.
+var block atomic.Pointer[chan struct{}]
+
+type countedLock struct {
+	locker
+	looks, inside *atomic.Int32
+}
+
+func (l *countedLock) probe() (State, error) {
+	l.looks.Add(1)
+	l.inside.Add(1)
+	defer l.inside.Add(-1)
+	st, err := l.locker.probe()
+	if c := block.Load(); c != nil {
+		<-*c
+	}
+	return st, err
+}
+
+// TestFlockTrySharedPassing: readers are not refused because one of them is passing the
+// turnstile.
+func TestFlockTrySharedPassing(t *testing.T) {
+	path := lockPath(t)
+	f, g := openWith(t, path, Options{Mechanism: Flock}), openWith(t, path, Options{Mechanism: Flock})
+	mustUnlock(t, mustRLock(t, f)) // opens the turnstile
+	r := mustRLock(t, f)
+	file, err := os.Open(path + turnSuffix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	turn := int(file.Fd())
+	had := 0
+	for i := range 20 {
+		if err := flock(turn, syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+			t.Fatal(err)
+		}
+		passed := make(chan error, 1)
+		time.AfterFunc(500*time.Microsecond, func() { passed <- flock(turn, syscall.LOCK_UN) })
+		l, err := []*File{f, g}[i%2].TryRLock("")
+		if passErr := <-passed; passErr != nil {
+			t.Fatal(passErr)
+		}
+		switch {
+		case err == nil:
+			mustUnlock(t, l)
+			had++
+		case !errors.Is(err, ErrLocked):
+			t.Error(err)
+		}
+	}
+	if had < 5 { // a busy machine may take longer to pass
+		t.Errorf("a reader passes, and another is not refused only %d times of 20", had)
+	}
+	// And not looked at for long if somebody waits.
+	w, cancel := lockLater(g, false)
+	eventually(t, "waiting", waiting(g, 1))
+	began := time.Now()
+	if _, err := f.TryRLock(""); !errors.Is(err, ErrLocked) {
+		t.Errorf("a reader before a writer who waits: %v", err)
+	}
+	if d := time.Since(began); d > time.Second {
+		t.Errorf("that took %v", d)
+	}
+	cancel()
+	<-w
+	mustUnlock(t, r)
+}
+
+// TestFlockTurnstileTrusted: one that others than those who can lock the lock file can
+// lock is not used, and not waited for.
+func TestFlockTurnstileTrusted(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		owner int // 0: as it is
+		lock  os.FileMode
+		turn  os.FileMode
+		used  bool
+	}{
+		{"the same", 0, 0o600, 0o600, true},
+		{"narrower", 0, 0o644, 0o600, true},
+		{"wider", 0, 0o600, 0o666, false},
+		{"for others", 0, 0o660, 0o606, false},
+		{"a stranger's", 2000, 0o666, 0o666, false},
+		{"a stranger's, and private", 2000, 0o600, 0o600, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if tt.owner != 0 && os.Getuid() != 0 {
+				t.Skip("only root can give files away")
+			}
+			path := lockPath(t)
+			f := openWith(t, path, Options{Mechanism: Flock, Mode: tt.lock})
+			turn := path + turnSuffix
+			file, err := os.OpenFile(turn, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+			if err == nil {
+				defer file.Close()
+				err = os.Chmod(turn, tt.turn)
+			}
+			if err == nil && tt.owner != 0 {
+				err = os.Chown(turn, tt.owner, -1)
+			}
+			if err == nil {
+				err = flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			l, err := f.TryLock("")
+			if used := errors.Is(err, ErrLocked); used != tt.used || !used && err != nil {
+				t.Errorf("try: %v; want the turnstile used: %v", err, tt.used)
+			}
+			if err == nil {
+				mustUnlock(t, l)
+			}
+			if !tt.used {
+				mustUnlock(t, mustRLock(t, f))
+				l := mustLock(t, f, "")
+				w, _ := lockLater(openWith(t, path, Options{Mechanism: Flock}), false)
+				time.Sleep(time.Millisecond)
+				mustUnlock(t, l)
+				mustUnlock(t, receive(t, w))
+			}
+		})
+	}
+}

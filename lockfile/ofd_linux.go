@@ -2,7 +2,6 @@ package lockfile
 
 import (
 	"errors"
-	"io"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -97,32 +96,14 @@ type ofd struct {
 	steps func() bool // waitsInSteps, asked once
 }
 
-// setlk locks or unlocks n bytes from start, n = 0 being all. If it cannot without
-// waiting, it returns errBusy or waits.
+var ofdCalls = lockCalls{set: unix.F_OFD_SETLK, wait: unix.F_OFD_SETLKW, get: unix.F_OFD_GETLK}
+
 func setlk(fd int, typ int16, start, n int64, wait bool) error {
-	cmd := unix.F_OFD_SETLK
-	if wait {
-		cmd = unix.F_OFD_SETLKW
-	}
-	err := ignoringEINTR(func() error {
-		lk := unix.Flock_t{Type: typ, Whence: io.SeekStart, Start: start, Len: n}
-		return unix.FcntlFlock(uintptr(fd), cmd, &lk)
-	})
-	if !wait && typ != unix.F_UNLCK && (err == unix.EAGAIN || err == unix.EACCES) {
-		return errBusy
-	}
-	return err
+	return ofdCalls.setlk(fd, typ, start, n, wait)
 }
 
 func (l *ofd) setlk(typ int16, start, n int64, wait bool) error {
 	return setlk(l.h.fd, typ, start, n, wait)
-}
-
-func lockType(shared bool) int16 {
-	if shared {
-		return unix.F_RDLCK
-	}
-	return unix.F_WRLCK
 }
 
 // ticketType is how l locks tickets and the gate.
@@ -188,8 +169,8 @@ func (l *ofd) enter(shared bool) error {
 	return errBusy
 }
 
-// errForeign is for a lock to the end of the file, which is not one of ours and may
-// be there for long.
+// errForeign is for a lock to the end of the file, or almost, which is not one of ours
+// and may be there for long.
 var errForeign = errors.New("locked by a stranger")
 
 // takeTicket locks the first free ticket from t on. If there is none, it returns
@@ -206,7 +187,7 @@ func (l *ofd) takeTicket(t int64) (int64, error) {
 		}
 		switch {
 		case lk.Type == unix.F_UNLCK: // gone meanwhile: again
-		case lk.Len == 0: // all there are
+		case pastGate(lk): // all there are
 			return 0, errForeign
 		default:
 			t = (lk.Start + lk.Len + ticketStep - 1) / ticketStep * ticketStep
@@ -315,13 +296,12 @@ func (l *ofd) unlock() error {
 
 // getlk returns a lock that another description holds and that conflicts, if any.
 func (l *ofd) getlk(typ int16, start, n int64) (unix.Flock_t, error) {
-	var lk unix.Flock_t
-	err := ignoringEINTR(func() error {
-		lk = unix.Flock_t{Type: typ, Whence: io.SeekStart, Start: start, Len: n}
-		return unix.FcntlFlock(uintptr(l.h.fd), unix.F_OFD_GETLK, &lk)
-	})
-	return lk, err
+	return ofdCalls.getlk(l.h.fd, typ, start, n)
 }
+
+// pastGate reports whether a lock is that of a stranger because it ends after the gate.
+// What we lock at the end of the file is not asked about.
+func pastGate(lk unix.Flock_t) bool { return lk.Len == 0 || lk.Len > gate+1-lk.Start }
 
 // probe looks at the lock without touching it. It needs no permission to write.
 func (l *ofd) probe() (State, error) {
@@ -333,7 +313,7 @@ func (l *ofd) probe() (State, error) {
 		return Free, nil
 	case lk.Type == unix.F_RDLCK:
 		return Shared, nil
-	case lk.Len == 0: // the whole file: not one of us
+	case pastGate(lk):
 		return Foreign, nil
 	}
 	return Exclusive, nil
@@ -348,8 +328,8 @@ func (l *ofd) queued(limit int64) (int, error) {
 		return -1, err
 	case lk.Type == unix.F_UNLCK, lk.Len == 1:
 		return l.countTickets(0, limit)
-	case lk.Len == 0:
-		return -1, nil // a stranger: see takeTicket
+	case pastGate(lk):
+		return -1, nil // see takeTicket
 	}
 	// The holder has been in the queue. He has kept his ticket, two bytes after what
 	// else he has locked, and there is nothing below.
@@ -377,7 +357,7 @@ func (l *ofd) countTickets(start, limit int64) (int, error) {
 			return -1, err
 		}
 		n += before
-		if lk.Len == 0 { // to the end: a stranger
+		if pastGate(lk) {
 			break
 		}
 		start = (lk.Start + lk.Len + ticketStep - 1) / ticketStep * ticketStep

@@ -226,7 +226,7 @@ func TestOnWaitLate(t *testing.T) {
 	f.looking.Lock()
 	w, _ := lockLater(f, false)
 	eventually(t, "waiting", waiting(f, 1))
-	time.Sleep(settleTime) // let it begin to look, most of the time
+	time.Sleep(3 * settleTime) // let it begin to look, most of the time
 	mustUnlock(t, l)
 	l = receive(t, w)
 	f.looking.Unlock()
@@ -260,5 +260,28 @@ func TestOnWaitChanged(t *testing.T) {
 	}
 	mustUnlock(t, l)
 	mustUnlock(t, l2)
+	mustUnlock(t, receive(t, w))
+}
+
+// TestOnWaitShort: a short wait is not told of.
+func TestOnWaitShort(t *testing.T) {
+	path := lockPath(t)
+	f := openWith(t, path, Options{Mechanism: testMechanism, OnWait: func(w Wait) {
+		if d := time.Since(w.Since); d < settleTime {
+			t.Errorf("told after %v: %+v", d, w)
+		}
+	}})
+	g := mustOpen(t, path)
+	for range 20 {
+		l := mustLock(t, g, "")
+		w, _ := lockLater(f, false)
+		eventually(t, "waiting", waiting(f, 1))
+		mustUnlock(t, l)
+		mustUnlock(t, receive(t, w))
+	}
+	l := mustLock(t, g, "")
+	w, _ := lockLater(f, false)
+	time.Sleep(2 * settleTime)
+	mustUnlock(t, l)
 	mustUnlock(t, receive(t, w))
 }

@@ -24,7 +24,6 @@ type handle struct {
 	opts      *Options
 	fd        int
 	fileID                // of the open file
-	readOnly  bool        // is the descriptor
 	port      int         // that the file records, for TCP; or 0
 	users     int         // Locks that share it; protected by File.mu
 	inherited bool        // children may have a descriptor of it; protected by File.mu
@@ -105,9 +104,6 @@ func (f *File) openOrCreate() (fd int, created bool, err error) {
 // set, O_CREAT on an existing file fails in sticky directories like /tmp, for root
 // too.
 func openOrCreate(path string, mode uint32, create bool) (fd int, created bool, err error) {
-	if fd, ok := parkedFD(path, true); ok {
-		return fd, false, nil
-	}
 	for {
 		fd, err = openFile(path, unix.O_RDWR, 0)
 		if !errors.Is(err, fs.ErrNotExist) || !create {
@@ -134,7 +130,7 @@ func (f *File) mode() fs.FileMode {
 func (f *File) grant(h *handle) error {
 	err := f.give(h)
 	if err != nil {
-		f.discard(h)
+		f.discard(choosing.place(filepath.Dir(f.path)), h)
 	}
 	return err
 }
@@ -151,14 +147,16 @@ func (f *File) give(h *handle) error {
 	return err
 }
 
-// discard removes the file that h has created, unless somebody else uses it. Nobody
+// discard removes the file that h has created in p, unless somebody else uses it. Nobody
 // locks a file without a header, and nobody writes one while the header is locked. So
 // if there is none, nobody has the lock, and who has the file open finds, when he has
 // locked it, that the path does not name it any more.
-func (f *File) discard(h *handle) {
-	if choosing.lockHeader(location{}, h) != nil {
+func (f *File) discard(p location, h *handle) {
+	if choosing.lockHeader(p, h) != nil {
 		return
 	}
+	// Closing h need not unlock it: see closeFile.
+	defer func() { _ = choosing.unlockHeader(p, h) }()
 	if m, _, err := h.check(); err == nil && m == Auto && !h.outdated(f.path) {
 		_ = unix.Unlink(f.path) // an empty file is in nobody's way
 	}
@@ -169,8 +167,8 @@ func (f *File) chown(h *handle) error {
 		return nil
 	}
 	gid := *f.opts.Group
-	var st unix.Stat_t
-	if err := ignoringEINTR(func() error { return unix.Fstat(h.fd, &st) }); err != nil {
+	st, err := fstat(h.fd)
+	if err != nil {
 		return err
 	}
 	if int(st.Gid) == gid { // from the directory, perhaps
@@ -246,8 +244,13 @@ func (f *File) writeHeader(h *handle, m Mechanism) error {
 }
 
 // openFile does not follow a link at the end of the path, and does not hang on a
-// FIFO.
+// FIFO. If the file is open, and may not be closed, that is used.
 func openFile(path string, flags int, mode uint32) (int, error) {
+	if flags&unix.O_CREAT == 0 {
+		if fd, ok := parkedFD(path, flags&unix.O_RDWR != 0); ok {
+			return fd, nil
+		}
+	}
 	var fd int
 	err := ignoringEINTR(func() (err error) {
 		fd, err = unix.Open(path, flags|unix.O_CLOEXEC|unix.O_NOFOLLOW|unix.O_NONBLOCK, mode)
@@ -303,8 +306,8 @@ func (h *handle) check() (m Mechanism, b []byte, err error) {
 }
 
 func (h *handle) identify() error {
-	var st unix.Stat_t
-	if err := ignoringEINTR(func() error { return unix.Fstat(h.fd, &st) }); err != nil {
+	st, err := fstat(h.fd)
+	if err != nil {
 		return err
 	}
 	switch st.Mode & unix.S_IFMT {
@@ -369,18 +372,6 @@ func (h *handle) outdated(path string) bool {
 	return err == nil && !same
 }
 
-func (h *handle) stat(name string) (fs.FileInfo, error) {
-	if l, ok := h.locker.(*posixLock); ok {
-		return l.stat(name)
-	}
-	file, err := h.dup(name)
-	if err != nil {
-		return nil, &fs.PathError{Op: "stat", Path: name, Err: err}
-	}
-	defer file.Close()
-	return file.Stat()
-}
-
 // dup returns an os.File of the same description. An os.File closes its descriptor, so
 // it gets one of its own. While ours is open closing that releases nothing: the locks
 // belong to the description.
@@ -398,7 +389,7 @@ func (h *handle) close() error {
 	if h.locker != nil {
 		err = h.locker.close()
 	}
-	if e := closeFile(h.fileID, parkedFile{fd: h.fd, writable: !h.readOnly}); err == nil {
+	if e := closeFile(h.fileID, parkedFile{fd: h.fd, spent: h.spoiled.Load()}); err == nil {
 		err = e
 	}
 	return err
@@ -509,18 +500,14 @@ func openRead(op, path string) (*handle, []byte, error) {
 	fail := func(err error) (*handle, []byte, error) {
 		return nil, nil, &fs.PathError{Op: op, Path: path, Err: err}
 	}
-	fd, ok := parkedFD(path, false)
-	var err error
-	if !ok {
-		fd, err = openFile(path, unix.O_RDONLY, 0)
-	}
+	fd, err := openFile(path, unix.O_RDONLY, 0)
 	if err != nil {
 		if fi, statErr := os.Lstat(path); statErr == nil && !fi.Mode().IsRegular() {
 			err = notRegular(fi.Mode())
 		}
 		return fail(err)
 	}
-	h := &handle{path: path, opts: &Options{}, fd: fd, readOnly: true}
+	h := &handle{path: path, opts: &Options{}, fd: fd}
 	m, b, err := h.check()
 	if m == Auto {
 		m = defaultMechanism
@@ -550,6 +537,11 @@ func (f *File) lockError(err error) error {
 		err = fmt.Errorf("the system does not support locks of this kind: %w", err)
 	}
 	return f.error("lock", err)
+}
+
+func fstat(fd int) (st unix.Stat_t, err error) {
+	err = ignoringEINTR(func() error { return unix.Fstat(fd, &st) })
+	return st, err
 }
 
 // ignoringEINTR calls fn until it is not interrupted: on FUSE and CIFS system calls

@@ -4,8 +4,6 @@ package lockfile
 
 import (
 	"fmt"
-	"io"
-	"io/fs"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -31,7 +29,9 @@ import (
 // So there is a table of the process's files, in which the Files and goroutines of the
 // process exclude each other and queue, in order; who shares the lock is counted, since
 // to the kernel they all have one. Whatever asks the kernel for a lock, without waiting,
-// or releases it, does so with the table locked: what the table says is held is held.
+// or releases it, does so with the file's entry locked: what that says is held is held.
+// Each file has a mutex of its own, as even these calls may not return while a server does
+// not answer; that of the table is held for no system call.
 //
 // While a lock is held, no descriptor of the file is closed, and while one is being
 // closed, no lock is taken. Those that are to be closed are parked, and closed after the
@@ -62,7 +62,7 @@ var errPosixLost = fmt.Errorf("%w: something in this process has closed a descri
 var posixFiles = posixTable{files: map[fileID]*posixFile{}}
 
 type posixTable struct {
-	mu    sync.Mutex // held for no call that waits
+	mu    sync.Mutex // protects files and what they have uses; held for no call that can take long
 	files map[fileID]*posixFile
 	held  atomic.Int32 // files of which a lock is held; for those who need not look if there are none
 }
@@ -70,72 +70,64 @@ type posixTable struct {
 // A posixFile is what the process has to do with a file. It is in the table as long as
 // there is something.
 type posixFile struct {
-	holders   int  // handles that have the lock
-	exclusive bool // they are one, and have it exclusively
+	id   fileID
+	uses int // calls that have it, protected by the table's mutex
+
+	mu        sync.Mutex // protects what follows; not held in calls that wait for a lock, or close
+	holders   int        // handles that have the lock
+	exclusive bool       // they are one, and have it exclusively
 	queue     []*posixLock
 	waits     [2]int // in F_SETLKW, for an exclusive and for a shared lock
-	closing   int    // descriptors that are being closed
-	awaits    int    // calls of await
+	closing   int    // calls of closeUnlocked
 	parked    []parkedFile
 }
 
-// A parkedFile is to be closed.
+// A parkedFile is a descriptor that is to be closed.
 type parkedFile struct {
-	fd       int
-	writable bool
-	close    func() error // of an os.File, which nobody else can use
+	fd    int
+	spent bool // it is not fit to be used again
 }
 
 type posixLock struct {
-	h *handle
+	h   *handle
+	pid int // that probe has found
 
-	// Protected by posixFiles.mu.
+	// Protected by posixFile.mu.
 	held   bool
 	shared bool
 	waits  bool          // between enter and the end of await; then only leave and rejoin mean anything
 	left   bool          // nobody wants what await waits for
 	queued bool          // in the queue
 	turn   chan struct{} // of capacity 1: look again
-	file   *os.File      // made by stat
 }
 
-func posixSetlk(fd int, typ int16, wait bool) error {
-	cmd := unix.F_SETLK
-	if wait {
-		cmd = unix.F_SETLKW
-	}
-	err := ignoringEINTR(func() error {
-		lk := unix.Flock_t{Type: typ, Whence: io.SeekStart, Start: 0, Len: 1}
-		return unix.FcntlFlock(uintptr(fd), cmd, &lk)
-	})
-	if !wait && (err == unix.EAGAIN || err == unix.EACCES) {
-		return errBusy
-	}
-	return err
-}
+var posixCalls = lockCalls{set: unix.F_SETLK, wait: unix.F_SETLKW, get: unix.F_GETLK}
 
-func posixType(shared bool) int16 {
-	if shared {
-		return unix.F_RDLCK
-	}
-	return unix.F_WRLCK
-}
+func posixSetlk(fd int, typ int16, wait bool) error { return posixCalls.setlk(fd, typ, 0, 1, wait) }
 
-// fileLocked returns what the table has on a file, and puts it there. The caller calls
-// forgetLocked.
-func (t *posixTable) fileLocked(id fileID) *posixFile {
+// file returns what the table has on a file, locked, and puts it there. The caller calls
+// done.
+func (t *posixTable) file(id fileID) *posixFile {
+	t.mu.Lock()
 	f := t.files[id]
 	if f == nil {
-		f = &posixFile{}
+		f = &posixFile{id: id}
 		t.files[id] = f
 	}
+	f.uses++
+	t.mu.Unlock()
+	f.mu.Lock()
 	return f
 }
 
-func (t *posixTable) forgetLocked(id fileID, f *posixFile) {
-	if f.holders == 0 && len(f.queue) == 0 && f.waits == [2]int{} && f.closing == 0 && f.awaits == 0 {
-		delete(t.files, id)
+// done unlocks f, and forgets it if there is nothing to know.
+func (t *posixTable) done(f *posixFile) {
+	t.mu.Lock()
+	if f.uses--; f.uses == 0 && f.holders == 0 && len(f.queue) == 0 {
+		delete(t.files, f.id)
 	}
+	t.mu.Unlock()
+	f.mu.Unlock()
 }
 
 // blockedLocked reports whether something in the process is in the way of who is first.
@@ -156,7 +148,7 @@ func (t *posixTable) takeLocked(f *posixFile, l *posixLock, shared bool) error {
 		return errBusy
 	}
 	if f.holders == 0 {
-		if err := posixSetlk(l.h.fd, posixType(shared), false); err != nil {
+		if err := posixSetlk(l.h.fd, lockType(shared), false); err != nil {
 			return err
 		}
 		t.held.Add(1)
@@ -224,10 +216,8 @@ func (l *posixLock) enter(shared bool) error {
 // tryOr takes the lock if that is possible behind nobody, and otherwise calls busy.
 func (l *posixLock) tryOr(shared bool, busy func(*posixFile)) error {
 	t := &posixFiles
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	f := t.fileLocked(l.h.fileID)
-	defer t.forgetLocked(l.h.fileID, f)
+	f := t.file(l.h.fileID)
+	defer t.done(f)
 	err := errBusy
 	if len(f.queue) == 0 || l.h.opts.NoQueue {
 		err = t.takeLocked(f, l, shared)
@@ -239,10 +229,9 @@ func (l *posixLock) tryOr(shared bool, busy func(*posixFile)) error {
 }
 
 func (l *posixLock) join() error {
-	t := &posixFiles
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if f := t.files[l.h.fileID]; f != nil && len(f.queue) > 0 && !l.h.opts.NoQueue {
+	f := posixFiles.file(l.h.fileID)
+	defer posixFiles.done(f)
+	if len(f.queue) > 0 && !l.h.opts.NoQueue {
 		return errBusy
 	}
 	return nil
@@ -250,15 +239,11 @@ func (l *posixLock) join() error {
 
 func (l *posixLock) await(shared bool) error {
 	t := &posixFiles
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	f := t.fileLocked(l.h.fileID)
-	f.awaits++
+	f := t.file(l.h.fileID)
 	defer func() {
-		f.awaits--
 		l.waits = false
 		f.dequeueLocked(l)
-		t.forgetLocked(l.h.fileID, f)
+		t.done(f)
 	}()
 	pause := pauser{}
 	for {
@@ -272,17 +257,17 @@ func (l *posixLock) await(shared bool) error {
 			}
 		}
 		if !first || f.blockedLocked(shared) {
-			t.mu.Unlock()
+			f.mu.Unlock()
 			<-l.turn
-			t.mu.Lock()
+			f.mu.Lock()
 			continue
 		}
 		switch err := l.waitLocked(f, shared); err {
 		case nil, unix.EDEADLK:
 			if err != nil {
-				t.mu.Unlock()
+				f.mu.Unlock()
 				pause.pauseFor(l.turn)
-				t.mu.Lock()
+				f.mu.Lock()
 			}
 		default:
 			if l.left {
@@ -293,16 +278,16 @@ func (l *posixLock) await(shared bool) error {
 	}
 }
 
-// waitLocked waits until no other process is in the way, without the table.
+// waitLocked waits until no other process is in the way, with f unlocked.
 func (l *posixLock) waitLocked(f *posixFile, shared bool) error {
 	kind := 0
 	if shared {
 		kind = 1
 	}
 	f.waits[kind]++
-	posixFiles.mu.Unlock()
-	err := posixSetlk(l.h.fd, posixType(shared), true)
-	posixFiles.mu.Lock()
+	f.mu.Unlock()
+	err := posixSetlk(l.h.fd, lockType(shared), true)
+	f.mu.Lock()
 	f.waits[kind]--
 	if l.left || len(f.queue) == 0 || f.queue[0] != l || f.holders > 0 {
 		// What is granted now is not ours to take. Who is first may have seen that he
@@ -329,10 +314,9 @@ func (l *posixLock) settle(bool) error { return nil }
 // leave interrupts await, unless it waits for another process. That wait goes on, and
 // is behind nobody and before nobody.
 func (l *posixLock) leave() {
-	t := &posixFiles
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if f := t.files[l.h.fileID]; f != nil && l.waits && !l.left {
+	f := posixFiles.file(l.h.fileID)
+	defer posixFiles.done(f)
+	if l.waits && !l.left {
 		l.left = true
 		f.dequeueLocked(l)
 		l.wake()
@@ -341,10 +325,9 @@ func (l *posixLock) leave() {
 
 // rejoin takes a place at the end.
 func (l *posixLock) rejoin() {
-	t := &posixFiles
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if f := t.files[l.h.fileID]; f != nil && l.waits && l.left {
+	f := posixFiles.file(l.h.fileID)
+	defer posixFiles.done(f)
+	if l.waits && l.left {
 		l.left = false
 		f.enqueueLocked(l)
 	}
@@ -352,94 +335,69 @@ func (l *posixLock) rejoin() {
 
 func (l *posixLock) unlock() error {
 	t := &posixFiles
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	f := t.files[l.h.fileID]
-	if f == nil || !l.held {
+	f := t.file(l.h.fileID)
+	defer t.done(f)
+	if !l.held {
 		return nil
 	}
-	defer t.forgetLocked(l.h.fileID, f)
 	l.held = false
 	if f.holders--; f.holders > 0 {
 		return nil
 	}
 	t.held.Add(-1)
 	err := f.settleLocked(l.h.fd)
-	for _, p := range f.parked {
-		_ = p.shut()
-	}
+	parked := f.parked
 	f.parked = nil
-	f.wakeLocked()
+	_ = f.closeUnlocked(parked...)
 	return err
 }
 
-func (p parkedFile) shut() error {
-	if p.close != nil {
-		return p.close()
+// closeUnlocked closes descriptors, with f unlocked. Nobody takes the lock meanwhile.
+func (f *posixFile) closeUnlocked(ps ...parkedFile) (err error) {
+	if len(ps) > 0 {
+		f.closing++
+		f.mu.Unlock() // it may take long, on a network file system
+		for _, p := range ps {
+			if e := unix.Close(p.fd); err == nil {
+				err = e
+			}
+		}
+		f.mu.Lock()
+		f.closing--
 	}
-	return unix.Close(p.fd)
+	f.wakeLocked()
+	return err
 }
 
 // close gives up the place in the queue too, if enter has been called and await has not.
 func (l *posixLock) close() error {
 	err := l.unlock()
-	t := &posixFiles
-	t.mu.Lock()
-	if f := t.files[l.h.fileID]; f != nil {
-		f.dequeueLocked(l)
-		t.forgetLocked(l.h.fileID, f)
-	}
-	file := l.file
-	l.file = nil
-	t.mu.Unlock()
-	if file != nil {
-		_ = closeFile(l.h.fileID, parkedFile{close: file.Close})
-	}
+	f := posixFiles.file(l.h.fileID)
+	f.dequeueLocked(l)
+	posixFiles.done(f)
 	return err
-}
-
-// stat makes one os.File for all calls, since it cannot be closed.
-func (l *posixLock) stat(name string) (fs.FileInfo, error) {
-	t := &posixFiles
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if l.file == nil {
-		fd, err := unix.FcntlInt(uintptr(l.h.fd), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			return nil, &fs.PathError{Op: "stat", Path: name, Err: err}
-		}
-		l.file = os.NewFile(uintptr(fd), name)
-	}
-	return l.file.Stat()
 }
 
 // probe asks the table, and the kernel about other processes.
 func (l *posixLock) probe() (State, error) {
-	st, _, err := l.look()
+	st, pid, err := l.look()
+	l.pid = pid
 	return st, err
 }
 
-// peer tells which process has the lock; its user is not known.
-func (l *posixLock) peer() (pid, uid int, ok bool) {
-	st, pid, err := l.look()
-	return pid, -1, err == nil && st != Free && pid > 0
-}
+func (l *posixLock) peer() int { return l.pid }
 
 func (l *posixLock) look() (st State, pid int, err error) {
-	t := &posixFiles
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if f := t.files[l.h.fileID]; f != nil && f.holders > 0 {
-		if f.exclusive {
+	f := posixFiles.file(l.h.fileID)
+	ours, exclusive := f.holders > 0, f.exclusive
+	posixFiles.done(f)
+	if ours {
+		if exclusive {
 			return Exclusive, os.Getpid(), nil
 		}
 		return Shared, os.Getpid(), nil
 	}
-	var lk unix.Flock_t
-	err = ignoringEINTR(func() error {
-		lk = unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart, Start: 0, Len: 1}
-		return unix.FcntlFlock(uintptr(l.h.fd), unix.F_GETLK, &lk)
-	})
+	lk, err := posixCalls.getlk(l.h.fd, unix.F_WRLCK, 0, 1)
 	pid = max(int(lk.Pid), 0) // -1: of a file description
 	switch {
 	case err != nil:
@@ -455,25 +413,18 @@ func (l *posixLock) look() (st State, pid int, err error) {
 }
 
 // closeFile closes a descriptor of the lock file, at once or when that releases no lock
-// of this process. All descriptors of lock files are closed by it, whatever the
-// mechanism is: they may have been opened to find that out.
+// of this process. All descriptors of lock files are closed by it, whatever the mechanism
+// is: they may have been opened to find that out. Not so those that [Lock.Inherit] makes,
+// of locks that are not POSIX, and those that only their makers know: of the files on
+// which locks are tried, and of one that is made with its header.
 func closeFile(id fileID, p parkedFile) error {
-	t := &posixFiles
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	f := t.fileLocked(id)
-	defer t.forgetLocked(id, f)
+	f := posixFiles.file(id)
+	defer posixFiles.done(f)
 	if f.holders > 0 {
 		f.parked = append(f.parked, p)
 		return nil
 	}
-	f.closing++
-	t.mu.Unlock() // it may take long, on a network file system
-	err := p.shut()
-	t.mu.Lock()
-	f.closing--
-	f.wakeLocked()
-	return err
+	return f.closeUnlocked(p)
 }
 
 // parkedFD returns a descriptor of the file that path names which was to be closed.
@@ -482,21 +433,22 @@ func parkedFD(path string, write bool) (int, bool) {
 	if t.held.Load() == 0 {
 		return 0, false
 	}
-	var st unix.Stat_t
-	if err := ignoringEINTR(func() error { return unix.Lstat(path, &st) }); err != nil {
+	id, err := identify(path)
+	if err != nil {
 		return 0, false
 	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	f := t.files[fileID{uint64(st.Dev), uint64(st.Ino)}]
-	if f == nil {
-		return 0, false
-	}
+	f := t.file(id)
+	defer t.done(f)
 	for i, p := range f.parked {
-		if p.close == nil && (p.writable || !write) {
+		if !p.spent && (!write || writable(p.fd)) {
 			f.parked = append(f.parked[:i:i], f.parked[i+1:]...)
 			return p.fd, true
 		}
 	}
 	return 0, false
+}
+
+func writable(fd int) bool {
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+	return err == nil && flags&unix.O_ACCMODE == unix.O_RDWR
 }

@@ -1,7 +1,6 @@
 package lockfile
 
 import (
-	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -10,21 +9,17 @@ import (
 // check asks, in the name of the file description, who has the lock that we should
 // have. If others share it, the answer may be one of them.
 func (l *posixLock) check() error {
-	t := &posixFiles
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if !l.held {
+	f := posixFiles.file(l.h.fileID)
+	held, shared := l.held, l.shared
+	posixFiles.done(f)
+	if !held {
 		return ErrReleased
 	}
-	var lk unix.Flock_t
-	err := ignoringEINTR(func() error {
-		lk = unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart, Start: 0, Len: 1}
-		return unix.FcntlFlock(uintptr(l.h.fd), unix.F_OFD_GETLK, &lk)
-	})
+	lk, err := ofdCalls.getlk(l.h.fd, unix.F_WRLCK, 0, 1)
 	if err != nil {
 		return nil // there is no way to tell
 	}
-	if lk.Type == unix.F_UNLCK || !l.shared && int(lk.Pid) != os.Getpid() {
+	if lk.Type == unix.F_UNLCK || !shared && int(lk.Pid) != os.Getpid() {
 		return errPosixLost
 	}
 	return nil

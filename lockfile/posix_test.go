@@ -8,10 +8,13 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -40,19 +43,19 @@ func TestPOSIXCancelledTry(t *testing.T) {
 		cancel()
 		<-w
 	}
-	if pid, _, ok := peerOf(t, path); !ok || pid != p.cmd.Process.Pid {
-		t.Errorf("peer %d, %v; want %d", pid, ok, p.cmd.Process.Pid)
+	if pid := peerOf(t, path); pid != p.cmd.Process.Pid {
+		t.Errorf("peer %d, want %d", pid, p.cmd.Process.Pid)
 	}
 	p.kill()
 	l, err := f.TryLock("")
 	if err != nil {
 		t.Fatalf("the holder was killed: %v", err)
 	}
-	if pid, _, ok := peerOf(t, path); !ok || pid != os.Getpid() {
-		t.Errorf("peer %d, %v; want this process", pid, ok)
+	if pid := peerOf(t, path); pid != os.Getpid() {
+		t.Errorf("peer %d, want this process", pid)
 	}
 	mustUnlock(t, l)
-	if pid, _, ok := peerOf(t, path); ok {
+	if pid := peerOf(t, path); pid != 0 {
 		t.Errorf("%d has a free lock", pid)
 	}
 }
@@ -172,7 +175,7 @@ func TestPOSIXNothingReleases(t *testing.T) {
 // end.
 func TestPOSIXDescriptors(t *testing.T) {
 	before := descriptors(t)
-	path := lockPath(t)
+	path := lockPath(t) + ".x" // RemoveUnused leaves LOCK alone
 	f, err := Open(path, &Options{Mechanism: POSIX})
 	if err != nil {
 		t.Fatal(err)
@@ -188,6 +191,15 @@ func TestPOSIXDescriptors(t *testing.T) {
 		}
 		g.TryLock("")
 		g.Close()
+		if _, err := RemoveUnused(filepath.Dir(path), 0); err != nil {
+			t.Fatal(err)
+		}
+		if err := Remove(path); !errors.Is(err, ErrLocked) {
+			t.Fatal(err)
+		}
+		if _, err := Open(path, &Options{ReadOnly: true}); !errors.Is(err, errors.ErrUnsupported) {
+			t.Fatal(err)
+		}
 	}
 	if n := descriptors(t) - before; n > 6 {
 		t.Errorf("%d descriptors", n)
@@ -206,13 +218,9 @@ func TestPOSIXClosing(t *testing.T) {
 	f := openWith(t, path, Options{Mechanism: POSIX})
 	id := f.spare[0].fileID
 	for _, shared := range []bool{false, true} {
-		begun, end := make(chan struct{}), make(chan struct{})
-		go closeFile(id, parkedFile{close: func() error {
-			close(begun)
-			<-end
-			return nil
-		}})
-		<-begun
+		fd, end := slowToClose(t)
+		go closeFile(id, parkedFile{fd: fd})
+		eventually(t, "being closed", closing(id))
 		w, _ := lockLater(f, shared)
 		eventually(t, "in the queue", func() bool {
 			posixFiles.mu.Lock()
@@ -222,8 +230,222 @@ func TestPOSIXClosing(t *testing.T) {
 		if len(w) > 0 {
 			t.Fatal("locked while a descriptor is being closed")
 		}
-		close(end)
+		end()
 		mustUnlock(t, receive(t, w))
+	}
+}
+
+// slowToClose makes a descriptor that cannot be closed before end is called: what was
+// written to it waits to be sent.
+func slowToClose(t *testing.T) (fd int, end func()) {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	fd, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM, 0)
+	if err == nil {
+		unix.CloseOnExec(fd)
+		err = errors.Join(
+			unix.Connect(fd, &unix.SockaddrInet4{Port: l.Addr().(*net.TCPAddr).Port, Addr: [4]byte{127, 0, 0, 1}}),
+			unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1, Linger: 60}),
+			unix.SetNonblock(fd, true))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for b := make([]byte, 1<<20); err == nil; {
+		_, err = unix.Write(fd, b)
+	}
+	if err != unix.EAGAIN {
+		t.Fatal(err)
+	}
+	end = sync.OnceFunc(func() {
+		c.(*net.TCPConn).SetLinger(0)
+		c.Close()
+	})
+	t.Cleanup(end)
+	return fd, end
+}
+
+// closing reports whether a descriptor of the file is being closed.
+func closing(id fileID) func() bool {
+	return func() bool {
+		f := posixFiles.file(id)
+		defer posixFiles.done(f)
+		return f.closing > 0
+	}
+}
+
+// TestPOSIXSlowClose: what takes long to close, after the lock was released, keeps the
+// lock from everybody, and nobody from anything else.
+func TestPOSIXSlowClose(t *testing.T) {
+	path := lockPath(t)
+	f, g := openWith(t, path, Options{Mechanism: POSIX}), openWith(t, path, Options{Mechanism: POSIX})
+	l := mustLock(t, f, "")
+	fd, end := slowToClose(t)
+	if err := closeFile(l.id, parkedFile{fd: fd, spent: true}); err != nil {
+		t.Fatal(err)
+	}
+	unlocked := make(chan struct{})
+	go func() {
+		mustUnlock(t, l)
+		close(unlocked)
+	}()
+	eventually(t, "being closed", closing(l.id))
+	within10s(t, "the others", func() {
+		if st := stateOf(t, path); st != Free {
+			t.Errorf("state %v", st)
+		}
+		if _, err := g.TryLock(""); !errors.Is(err, ErrLocked) {
+			t.Errorf("try: %v", err)
+		}
+		if err := useOthers(t); err != nil {
+			t.Error(err)
+		}
+	})
+	w, cancel := lockLater(g, true)
+	defer cancel()
+	eventually(t, "waiting", waiting(g, 1))
+	select {
+	case <-unlocked:
+		t.Error("unlocked before the descriptor was closed")
+	default:
+	}
+	end()
+	<-unlocked
+	mustUnlock(t, receive(t, w))
+}
+
+// TestPOSIXOneHangs: a call for one file that does not return, as when its server does
+// not answer, does not keep others from others.
+func TestPOSIXOneHangs(t *testing.T) {
+	path := lockPath(t)
+	f := openWith(t, path, Options{Mechanism: POSIX})
+	l := mustLock(t, f, "")
+	hangs := posixFiles.file(l.id) // as F_SETLK is called
+	looked := make(chan struct{})
+	go func() { // has to wait for that
+		defer close(looked)
+		if _, err := Inspect(path); err != nil {
+			t.Error(err)
+		}
+	}()
+	time.Sleep(5 * time.Millisecond)
+	within10s(t, "the others", func() {
+		if err := useOthers(t); err != nil {
+			t.Error(err)
+		}
+	})
+	posixFiles.done(hangs)
+	<-looked
+	mustUnlock(t, l)
+}
+
+func within10s(t *testing.T, what string, fn func()) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		fn()
+	}()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Fatalf("%s: no answer", what)
+	}
+}
+
+// useOthers opens, locks and closes files of which nobody knows.
+func useOthers(t *testing.T) error {
+	for _, m := range []Mechanism{defaultMechanism, POSIX} {
+		f, err := Open(filepath.Join(t.TempDir(), "LOCK"), &Options{Mechanism: m})
+		if err != nil {
+			return err
+		}
+		l, err := f.Lock(context.Background(), "")
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(l.Check(), l.Unlock(), f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TestPOSIXHeader: neither writing a header, where its lock may not be granted at once,
+// nor what removes a new file that cannot be used, closes a descriptor.
+func TestPOSIXHeader(t *testing.T) {
+	notLocal(t)
+	path := lockPath(t)
+	opts := Options{Mechanism: POSIX}
+	f := openWith(t, path, opts)
+	state := posixState(t, path)
+
+	l := mustLock(t, f, "")
+	if err := os.Truncate(path, 0); err != nil {
+		t.Fatal(err)
+	}
+	openWith(t, path, opts)
+	state("exclusive")
+	f.discard(choosing.place(filepath.Dir(path)), l.h)
+	state("exclusive")
+	if file := posixFiles.file(l.id); true {
+		for _, p := range file.parked {
+			if !p.spent {
+				t.Error("a copy of a descriptor that is in use is to be had")
+			}
+		}
+		posixFiles.done(file)
+	}
+	mustUnlock(t, l)
+	state("free")
+	if _, err := os.Lstat(path); err != nil {
+		t.Error(err)
+	}
+}
+
+// notLocal makes the package believe that no file system is local.
+func notLocal(t *testing.T) {
+	old := choosing
+	choosing.fsType = func(string) (string, bool, error) { return "nfs", false, nil }
+	t.Cleanup(func() { choosing = old })
+}
+
+// TestPOSIXReadOnlyParked: a descriptor that was opened for reading is not given to who
+// locks.
+func TestPOSIXReadOnlyParked(t *testing.T) {
+	for name, read := range map[string]func(path string){
+		"Open with ReadOnly": func(path string) {
+			if _, err := Open(path, &Options{ReadOnly: true}); !errors.Is(err, errors.ErrUnsupported) {
+				t.Errorf("Open: %v", err)
+			}
+		},
+		"RemoveUnused": func(path string) {
+			if removed, err := RemoveUnused(filepath.Dir(path), time.Hour); len(removed) > 0 || err != nil {
+				t.Errorf("RemoveUnused: %q, %v", removed, err)
+			}
+		},
+		"Inspect": func(path string) { stateOf(t, path) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := lockPath(t) + ".x" // RemoveUnused leaves LOCK alone
+			l := mustLock(t, openWith(t, path, Options{Mechanism: POSIX}), "")
+			read(path)
+			f := openWith(t, path, Options{})
+			mustUnlock(t, l)
+			l, err := f.TryLock("")
+			if err != nil {
+				t.Fatal(err)
+			}
+			mustUnlock(t, l)
+		})
 	}
 }
 
@@ -253,6 +475,13 @@ func TestPOSIXStrangerCloses(t *testing.T) {
 			if err := c.check(); !errors.Is(err, errPosixLost) {
 				t.Errorf("a lock that is lost: %v", err)
 			}
+			if err := l.Unlock(); !errors.Is(err, ErrLost) {
+				t.Errorf("Unlock: %v", err)
+			}
+			if err := l.Unlock(); !errors.Is(err, ErrReleased) {
+				t.Errorf("Unlock again: %v", err)
+			}
+			continue
 		}
 		mustUnlock(t, l)
 	}
@@ -297,9 +526,9 @@ func TestPOSIXAbandonedWaits(t *testing.T) {
 	path := lockPath(t)
 	over := func(l *Lock) func() bool {
 		return func() bool {
-			posixFiles.mu.Lock()
-			defer posixFiles.mu.Unlock()
-			return posixFiles.files[l.h.fileID].waits == [2]int{}
+			file := posixFiles.file(l.h.fileID)
+			defer posixFiles.done(file)
+			return file.waits == [2]int{}
 		}
 	}
 	for range 20 {
@@ -405,11 +634,14 @@ func posixRandom(path, mark string, d time.Duration) error {
 	// Waits that were given up may still go on.
 	for range 10000 {
 		posixFiles.mu.Lock()
-		n := 0
-		for _, f := range posixFiles.files {
-			n += len(f.queue) + f.holders + f.closing
-		}
+		files := slices.Collect(maps.Keys(posixFiles.files))
 		posixFiles.mu.Unlock()
+		n := 0
+		for _, id := range files {
+			f := posixFiles.file(id)
+			n += len(f.queue) + f.holders + f.closing
+			posixFiles.done(f)
+		}
 		if n == 0 {
 			return nil
 		}

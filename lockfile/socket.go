@@ -56,14 +56,15 @@ type endpoint interface {
 	// dial connects to who listens.
 	dial(ctx context.Context) (net.Conn, error)
 
-	// owner tells who listens, as far as the system does: pid is 0 and uid -1 if it
-	// does not. It is told which process probably does.
-	owner(c net.Conn, hint int) (pid, uid int)
+	// owner tells which process listens, or 0 if the system does not tell. It is told
+	// which probably does.
+	owner(c net.Conn, hint int) (pid int)
 }
 
 type socketLock struct {
-	h  *handle
-	at endpoint
+	h   *handle
+	at  endpoint
+	pid int // that probe has found
 
 	ctx    context.Context // of await, from enter on; ended by leave
 	cancel context.CancelFunc
@@ -252,6 +253,7 @@ const probeTime = 5 * time.Millisecond
 // probe connects. Who listens and does not have the lock file open is not one of us,
 // where that can be told.
 func (s *socketLock) probe() (State, error) {
+	s.pid = 0
 	ctx, cancel := context.WithTimeout(context.Background(), probeTime)
 	defer cancel()
 	c, err := s.at.dial(ctx)
@@ -268,23 +270,11 @@ func (s *socketLock) probe() (State, error) {
 	var b [holderSize]byte
 	_, _ = s.h.readAt(b[:], holderOffset)
 	recorded, _ := decodeHolder(b[:])
-	pid, _ := s.at.owner(c, recorded.PID)
-	if pid != 0 && pid != recorded.PID && pid != os.Getpid() && hasNotOpen(pid, s.h) {
+	s.pid = s.at.owner(c, recorded.PID)
+	if s.pid != 0 && s.pid != recorded.PID && s.pid != os.Getpid() && hasNotOpen(s.pid, s.h) {
 		return Foreign, nil
 	}
 	return Exclusive, nil
 }
 
-// peer tells who has the lock, whatever the file says. The pid is 0, or the uid -1, if
-// the system does not tell.
-func (s *socketLock) peer() (pid, uid int, ok bool) {
-	ctx, cancel := context.WithTimeout(context.Background(), probeTime)
-	defer cancel()
-	c, err := s.at.dial(ctx)
-	if err != nil {
-		return 0, -1, false
-	}
-	defer c.Close()
-	pid, uid = s.at.owner(c, 0)
-	return pid, uid, pid != 0 || uid != -1
-}
+func (s *socketLock) peer() int { return s.pid }

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -472,16 +473,18 @@ func socketKinds(t *testing.T, test func(t *testing.T)) {
 	})
 }
 
-func peerOf(t *testing.T, path string) (pid, uid int, ok bool) {
+// peerOf returns which process has the lock, or 0.
+func peerOf(t *testing.T, path string) int {
 	t.Helper()
 	h, _, err := openRead("inspect", path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer h.close()
-	return h.locker.(interface {
-		peer() (pid, uid int, ok bool)
-	}).peer()
+	if _, err := h.probe(); err != nil {
+		t.Fatal(err)
+	}
+	return h.locker.(peerer).peer()
 }
 
 func stateOf(t *testing.T, path string) State {
@@ -506,7 +509,7 @@ func TestSocketPeer(t *testing.T) {
 	socketKinds(t, func(t *testing.T) {
 		path := lockPath(t)
 		mustOpen(t, path)
-		if _, _, ok := peerOf(t, path); ok || stateOf(t, path) != Free {
+		if peerOf(t, path) != 0 || stateOf(t, path) != Free {
 			t.Error("somebody has a free lock")
 		}
 		p := start(t, nil, "hold", path)
@@ -514,14 +517,14 @@ func TestSocketPeer(t *testing.T) {
 		if err := os.Truncate(path, headerSize); err != nil {
 			t.Fatal(err)
 		}
-		if pid, uid, ok := peerOf(t, path); !ok || pid != p.cmd.Process.Pid || uid != os.Getuid() {
-			t.Errorf("peer %d, %d, %v; want %d", pid, uid, ok, p.cmd.Process.Pid)
+		if pid := peerOf(t, path); pid != p.cmd.Process.Pid {
+			t.Errorf("peer %d, want %d", pid, p.cmd.Process.Pid)
 		}
 		if st := stateOf(t, path); st != Exclusive {
 			t.Errorf("state %v", st)
 		}
 		p.kill()
-		if _, _, ok := peerOf(t, path); ok || stateOf(t, path) != Free {
+		if peerOf(t, path) != 0 || stateOf(t, path) != Free {
 			t.Error("the dead have the lock")
 		}
 	})
@@ -799,4 +802,42 @@ func (f *File) spareHandle(t *testing.T) *handle {
 	}
 	t.Cleanup(func() { h.close() })
 	return h
+}
+
+// TestTCPPortDamaged: a port that is damaged is not one that is missing. Whoever wrote
+// his own over it would have a lock of his own.
+func TestTCPPortDamaged(t *testing.T) {
+	path := lockPath(t)
+	port := testPort(path)
+	f := openWith(t, path, Options{Mechanism: TCP, Port: port})
+	g := openWith(t, path, Options{}) // has another handle
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good = good[:headerSize]
+	l := mustLock(t, f, "")
+	for i := portOffset; i < portOffset+4; i++ {
+		bad := slices.Clone(good)
+		bad[i] ^= 1
+		if err := os.WriteFile(path, bad, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		_, other := Open(path, &Options{Mechanism: TCP, Port: port + 1})
+		_, same := Open(path, &Options{Mechanism: TCP, Port: port})
+		_, auto := Open(path, nil)
+		_, inspect := Inspect(path)
+		for _, err := range []error{other, same, auto, inspect} {
+			if !errors.Is(err, ErrNotLockFile) || !strings.Contains(err.Error(), "damaged") || !strings.Contains(err.Error(), "port") {
+				t.Errorf("byte %d flipped: %v", i, err)
+			}
+		}
+		if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, bad) {
+			t.Errorf("byte %d flipped, and the file is changed, %v", i, err)
+		}
+	}
+	// Who has the file open puts it right.
+	mustUnlock(t, l)
+	mustUnlock(t, mustLock(t, g, ""))
+	openWith(t, path, Options{Mechanism: TCP, Port: port})
 }

@@ -24,7 +24,7 @@ import (
 //     lock file and not the network do not exclude each other.
 //   - There are no permissions. Any program may listen at the port, and while it does
 //     nobody gets the lock.
-//   - Two lock files with one port are one lock.
+//   - Two lock files with one port are one lock, which LockAll and ErrNested take for two.
 //   - The port should not be among those that the system gives to connections (Linux:
 //     /proc/sys/net/ipv4/ip_local_port_range, 32768 to 60999 as a rule). While one has
 //     it, for whatever program, the lock cannot be taken, and nobody is named.
@@ -59,6 +59,12 @@ func headerPort(b []byte) int {
 	return int(port)
 }
 
+// portDamaged reports whether a header has neither a port nor the zeros of one that was
+// cut off. Who took the one for the other would lock another port than the others do.
+func portDamaged(header []byte) bool {
+	return headerPort(header) == 0 && le.Uint32(header[portOffset:]) != 0
+}
+
 // checkPort says whether the options have the port that they need.
 func (o *Options) checkPort() error {
 	switch {
@@ -82,7 +88,8 @@ func (h *handle) usePort() error {
 }
 
 // lacksPort reports whether the file, used with m, was cut off after the part of the
-// header that has a checksum, and we know what is to follow.
+// header that has a checksum, and we know what is to follow. If it is damaged there,
+// check has said so.
 func (h *handle) lacksPort(m Mechanism) bool {
 	return m == TCP && h.port == 0 && h.opts.Mechanism == TCP
 }
@@ -139,4 +146,4 @@ func (t tcpPort) dial(ctx context.Context) (net.Conn, error) {
 	return c, nil
 }
 
-func (t tcpPort) owner(_ net.Conn, hint int) (pid, uid int) { return portOwner(t.h.port, hint) }
+func (t tcpPort) owner(_ net.Conn, hint int) int { return portOwner(t.h.port, hint) }

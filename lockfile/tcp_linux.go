@@ -15,9 +15,9 @@ import (
 // way; or that of another lock.
 var dialFrom net.Addr = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}
 
-// portOwner tells who listens at a port of 127.0.0.1: the user always, the process if
-// it is one that we may look into. It looks first at the process hint.
-func portOwner(port, hint int) (pid, uid int) {
+// portOwner tells which process listens at a port of 127.0.0.1, if it is one that we may
+// look into, and otherwise 0. It looks first at the process hint.
+func portOwner(port, hint int) int {
 	for _, name := range []string{"/proc/self/net/tcp", "/proc/self/net/tcp6"} {
 		b, err := os.ReadFile(name)
 		if err != nil {
@@ -38,14 +38,10 @@ func portOwner(port, hint int) (pid, uid int) {
 			if !strings.HasSuffix(addr, "0100007F") && strings.Trim(addr, "0") != "" {
 				continue
 			}
-			uid, err := strconv.Atoi(w[7])
-			if err != nil {
-				uid = -1
-			}
-			return socketOwner(w[9], hint), uid
+			return socketOwner(w[9], hint)
 		}
 	}
-	return 0, -1
+	return 0
 }
 
 // socketOwner finds the process that has a socket open, or returns 0.

@@ -72,14 +72,13 @@ func unixDial(ctx context.Context, name string) (net.Conn, error) {
 
 // unixOwner asks the connection who has called listen at its other end. The kernel
 // noted it then.
-func unixOwner(c net.Conn) (pid, uid int) {
-	uid = -1
+func unixOwner(c net.Conn) (pid int) {
 	raw, err := c.(syscall.Conn).SyscallConn()
 	if err != nil {
-		return 0, -1
+		return 0
 	}
-	_ = raw.Control(func(fd uintptr) { pid, uid = peerCredentials(int(fd)) })
-	return max(pid, 0), uid
+	_ = raw.Control(func(fd uintptr) { pid = peerPID(int(fd)) })
+	return max(pid, 0)
 }
 
 // An abstractSocket has a name that is no file.
@@ -99,7 +98,7 @@ func (a abstractSocket) listen() (net.Listener, error) {
 
 func (a abstractSocket) dial(ctx context.Context) (net.Conn, error) { return unixDial(ctx, a.name()) }
 
-func (a abstractSocket) owner(c net.Conn, _ int) (pid, uid int) { return unixOwner(c) }
+func (a abstractSocket) owner(c net.Conn, _ int) int { return unixOwner(c) }
 
 // A socketFile is beside the lock file.
 type socketFile struct{ h *handle }
@@ -177,8 +176,8 @@ func (s socketFile) removeDead(name string) error {
 
 // permit lets those connect, and so wait, who may open the lock file.
 func (s socketFile) permit(name string) error {
-	var st unix.Stat_t
-	if err := ignoringEINTR(func() error { return unix.Fstat(s.h.fd, &st) }); err != nil {
+	st, err := fstat(s.h.fd)
+	if err != nil {
 		return err
 	}
 	if os.Geteuid() == 0 || int(st.Gid) != os.Getegid() {
@@ -198,4 +197,4 @@ func (s socketFile) dial(ctx context.Context) (net.Conn, error) {
 	}
 }
 
-func (s socketFile) owner(c net.Conn, _ int) (pid, uid int) { return unixOwner(c) }
+func (s socketFile) owner(c net.Conn, _ int) int { return unixOwner(c) }

@@ -4,16 +4,12 @@ import "golang.org/x/sys/unix"
 
 const abstractNames = false
 
-func peerCredentials(fd int) (pid, uid int) {
-	uid = -1
-	if c, err := unix.GetsockoptXucred(fd, unix.SOL_LOCAL, unix.LOCAL_PEERCRED); err == nil {
-		uid = int(c.Uid)
-	}
+func peerPID(fd int) int {
 	pid, err := unix.GetsockoptInt(fd, unix.SOL_LOCAL, unix.LOCAL_PEERPID)
 	if err != nil {
-		pid = 0
+		return 0
 	}
-	return pid, uid
+	return pid
 }
 
 // hasNotOpen cannot be told here.

@@ -9,12 +9,12 @@ import (
 
 const abstractNames = true
 
-func peerCredentials(fd int) (pid, uid int) {
+func peerPID(fd int) int {
 	c, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
 	if err != nil {
-		return 0, -1
+		return 0
 	}
-	return int(c.Pid), int(c.Uid) // the pid is 0 if our pid namespace has none for it
+	return int(c.Pid) // 0 if our pid namespace has none for it
 }
 
 // hasNotOpen reports whether it is known that a process does not have the file of h

@@ -194,7 +194,10 @@ func (f *File) try(shared bool, purpose string) (*Lock, error) {
 		if began.IsZero() {
 			began = time.Now()
 		}
-		if s.settled || time.Since(began) > settleTime {
+		// Who shares is not in the way of who wants to. Somebody waits, for long, or he is
+		// just passing through the queue or the turnstile.
+		passing := shared && (s.state == Shared || s.state == Unseen)
+		if s.settled && !passing || time.Since(began) > settleTime {
 			return nil, &HeldError{Path: f.name, Holder: s.holder, Known: s.known}
 		}
 		time.Sleep(20 * time.Microsecond)
@@ -220,12 +223,30 @@ func (f *File) held(err error) error {
 
 // look is for the text of an error, and has none of its own. One goroutine looks
 // at a time: thousands whose contexts end together would otherwise need a thread
-// and a descriptor each.
+// and a descriptor each. And those who come while one looks share the next look: it
+// may take milliseconds, and what began before they came may be out of date.
 func (f *File) look() status {
-	f.looking.Lock()
-	defer f.looking.Unlock()
-	s, _ := look(f.path)
-	return s
+	f.nextMu.Lock()
+	if f.next == nil {
+		f.next = &sharedLook{}
+	}
+	l := f.next
+	f.nextMu.Unlock()
+	l.once.Do(func() {
+		f.looking.Lock()
+		defer f.looking.Unlock()
+		f.nextMu.Lock()
+		f.next = nil
+		f.nextMu.Unlock()
+		l.status, _ = look(f.path)
+	})
+	return l.status
+}
+
+// A sharedLook is made by the first of those who want it.
+type sharedLook struct {
+	once   sync.Once
+	status status
 }
 
 // maxReplaced is how often in a row a file that was just opened may turn out not to be
@@ -506,7 +527,7 @@ func (f *File) acquireLocked(a *acquirer, shared bool) (*handle, error) {
 	}
 	h.close() // releases
 	switch {
-	case err == nil:
+	case err == nil, err == ErrReplaced:
 		return nil, ErrReplaced
 	case errors.Is(err, errBusy):
 		return nil, nil
@@ -515,11 +536,14 @@ func (f *File) acquireLocked(a *acquirer, shared bool) (*handle, error) {
 }
 
 // parkLocked blocks, in the place in the queue that h has entered, until h is
-// locked. It returns errBusy, with h not locked, if the waiters left before there
-// was a place to give up, or if there is no point in waiting for this file.
+// locked. It returns errBusy, with h not locked, if the waiters left before there was a
+// place to give up, and ErrReplaced if there is no point in waiting for this file.
 func (f *File) parkLocked(a *acquirer, h *handle, shared bool) error {
-	if !f.wantedLocked(shared) || h.outdated(f.path) {
+	if !f.wantedLocked(shared) {
 		return errBusy
+	}
+	if h.outdated(f.path) {
+		return ErrReplaced
 	}
 	a.parked = h
 	f.mu.Unlock()
@@ -580,6 +604,11 @@ func (f *File) tell(w *waiter) (end func()) {
 		return true
 	}
 	go func() {
+		select {
+		case <-over:
+			return
+		case <-time.After(settleTime):
+		}
 		var last Wait
 		for first := true; ; first = false {
 			began := time.Now()

@@ -359,11 +359,15 @@ func (f *lockFlags) explain(err error) error {
 func (t lockTarget) conflict(err error, limit time.Duration) string {
 	msg := "lock " + t.path + " was not available"
 	var held *lockfile.HeldError
-	if errors.As(err, &held) && held.Known {
+	if errors.As(err, &held) && held.Known && held.Holder.Liveness() != lockfile.Dead {
 		msg = "lock " + t.path + " is held by " + held.Holder.String()
 	} else if st, err := lockfile.Inspect(t.path); err == nil && st.State != lockfile.Free {
 		st.Waiting = 0
-		msg = "lock " + t.path + " is " + st.String()
+		is := " is "
+		if st.Liveness == lockfile.Dead {
+			is = " was not available: " // it is a sentence of its own
+		}
+		msg = "lock " + t.path + is + st.String()
 	}
 	if t.dir == "" {
 		msg = "another instance is running: " + msg

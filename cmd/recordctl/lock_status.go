@@ -28,7 +28,8 @@ With --json it prints an object for each lock: path, mechanism, state (free,
 shared, exclusive, foreign: held by a program that locks by other means, unseen:
 it cannot be told), holder (as recorded, or null), liveness (of the holder: alive,
 dead or unknown, or null), processes (that have the lock), waiting (null if not
-known) and breaks (when the lock was taken from somebody, the last first).
+known) and breaks (when the lock was taken from somebody: the last 16 times, or
+some more, the last first).
 
 Exit status: 0 if all are free, 75 if one is held or may be, 66 if a file is
 missing.`,

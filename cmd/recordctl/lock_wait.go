@@ -39,7 +39,7 @@ func (n *waitNote) clear() {
 // waitText is the line.
 func waitText(w lockfile.Wait) string {
 	text := "waiting for lock " + w.Path
-	if w.Known {
+	if w.Known && w.Holder.Liveness() != lockfile.Dead {
 		text += ", held by " + w.Holder.String()
 	} else if st, err := lockfile.Inspect(w.Path); err == nil && st.State != lockfile.Free {
 		st.Waiting = 0

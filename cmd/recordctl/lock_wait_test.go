@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/recordstore/recordstore/lockfile"
@@ -25,6 +27,46 @@ func TestWaitNote(t *testing.T) {
 	want := begin + "; 2 ahead in the queue\x1b[K" + begin + "; next in the queue\x1b[K" + begin + "\x1b[K" + "\r\x1b[K"
 	if got := out.String(); got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// Who is dead does not have the lock, whatever the file says: others are named as "lock
+// status" names them.
+func TestDeadHolder(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	f, err := lockfile.Open(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	l, err := f.TryLock("living")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Unlock()
+	h, ok, err := f.Holder()
+	if !ok || err != nil {
+		t.Fatalf("%v, %v", ok, err)
+	}
+	dead := h
+	dead.Start++ // another of the same number
+	dead.Purpose = "dead"
+	if dead.Liveness() != lockfile.Dead {
+		t.Skip("it cannot be told here who is dead")
+	}
+	for _, tt := range []struct {
+		h    lockfile.Holder
+		want string
+	}{{h, "living"}, {dead, "living"}} {
+		target := lockTarget{path: path, name: path}
+		for _, got := range []string{
+			waitText(lockfile.Wait{Path: path, Holder: tt.h, Known: true, Ahead: -1}),
+			target.conflict(&lockfile.HeldError{Path: path, Holder: tt.h, Known: true}, 0),
+		} {
+			if !strings.Contains(got, "held by pid ") || !strings.HasSuffix(got, ", for "+tt.want) {
+				t.Errorf("got %q, want it for %s", got, tt.want)
+			}
+		}
 	}
 }
 
