@@ -195,7 +195,8 @@ func probeFile(dir string) (string, error) {
 	}
 }
 
-// removeProbe removes a file of probeFile's, and what the mechanism has put beside it.
+// removeProbe removes a file of probeFile's, and what the mechanism has put beside it,
+// a directory perhaps.
 func removeProbe(m Mechanism, path string) {
 	_ = unix.Unlink(path)
 	if m == OFD {
@@ -210,7 +211,7 @@ func removeProbe(m Mechanism, path string) {
 	names, _ := d.Readdirnames(-1)
 	for _, n := range names {
 		if strings.HasPrefix(n, name) {
-			_ = unix.Unlink(dir + n)
+			_ = os.RemoveAll(dir + n)
 		}
 	}
 }
@@ -321,6 +322,14 @@ func (c *chooser) unlockHeader(p location, h *handle) error {
 		return c.unlock(h)
 	}
 	return c.onHeader(h, c.unlock, false)
+}
+
+// ask calls op, which asks about locks of h, and which may not return where p is.
+func (c *chooser) ask(p location, h *handle, op func(*handle) error) error {
+	if p.local {
+		return op(h)
+	}
+	return c.onHeader(h, op, false)
 }
 
 // onHeader calls op with another descriptor of h's file description, so that h can be

@@ -136,6 +136,7 @@ func TestChoose(t *testing.T) {
 	good := func() *oddity { return &oddity{} }
 	enolck := func() *oddity { return alwaysFails(syscall.ENOLCK) }
 	hangs := func() *oddity { return alwaysHangs(t) }
+	real := func() *oddity { return nil }
 	free := func() *oddity { return &oddity{unlock: func(*madeUp) error { return nil }} }
 	garbles := func() *oddity {
 		o := &oddity{}
@@ -169,6 +170,7 @@ func TestChoose(t *testing.T) {
 		{"flock confined", "nfs", false, "local_lock=flock", enolck, good, good, Link, nil},
 		{"all confined", "nfs", false, "nolock", good, good, good, Link, nil},
 		{"only one supported", "fuse", false, "", nil, nil, good, Link, nil},
+		{"real links", "9p", false, "", enolck, enolck, real, Link, nil},
 		{"none", "nfs", false, "local_lock=flock", alwaysSucceeds, good, hangs, Auto, []string{
 			"(nfs, mounted on /mnt/made-up): ofd: two have the lock at the same time; flock: the mount option local_lock=flock keeps locks on this machine",
 			"; link: no answer within 1s; mount it with locks",
@@ -182,7 +184,11 @@ func TestChoose(t *testing.T) {
 			for m, odd := range map[Mechanism]func() *oddity{OFD: tt.ofd, Flock: tt.flock, Link: tt.link} {
 				var newLocker func(*handle) locker
 				if odd != nil {
-					newLocker = odd().make
+					o := odd()
+					if o == nil {
+						continue
+					}
+					newLocker = o.make
 				}
 				standIn(t, m, newLocker)
 			}
@@ -212,7 +218,14 @@ func TestChoose(t *testing.T) {
 					t.Errorf("the file records %v, %v; want %v", m, err, tt.want)
 				}
 			}
-			checkOnly(t, dir, "LOCK")
+			only := []string{"LOCK"}
+			if tt.want == Link { // which is made with the file, by who may
+				only = append(only, "LOCK"+claimsSuffix)
+				if fi, err := os.Stat(path + claimsSuffix); err != nil || !fi.IsDir() {
+					t.Errorf("the directory of claims: %v", err)
+				}
+			}
+			checkOnly(t, dir, only...)
 		})
 	}
 }
@@ -268,29 +281,27 @@ func TestChooseOvertaken(t *testing.T) {
 	f.Close()
 }
 
-// TestHeaderNoAnswer: the lock on the header does not hang Open, nor stay behind.
+// TestHeaderNoAnswer: the lock on the header does not hang Open, nor stay behind. Without
+// it an empty file is not adopted; a new one needs none.
 func TestHeaderNoAnswer(t *testing.T) {
-	for _, tt := range []struct {
-		m  Mechanism
-		ok bool
-	}{{OFD, false}, {Flock, false}, {POSIX, false}, {Unix, true}} {
-		t.Run(tt.m.String(), func(t *testing.T) {
-			standIn(t, tt.m, (&oddity{}).make)
+	for m, text := range map[Mechanism]string{OFD: "out of reach", Flock: "out of reach", POSIX: "out of reach", Unix: "remove it"} {
+		t.Run(m.String(), func(t *testing.T) {
+			standIn(t, m, (&oddity{}).make)
 			withFileSystem(t, "nfs", false)
 			choosing.patience = 100 * time.Millisecond
 			answer, unlocked := make(chan struct{}), make(chan struct{})
 			choosing.lock = func(h *handle) error { <-answer; return lockHeader(h) }
 			choosing.unlock = func(h *handle) error { defer close(unlocked); return unlockHeader(h) }
 			path := lockPath(t)
-			f, err := Open(path, &Options{Mechanism: tt.m})
-			if (err == nil) != tt.ok || err != nil && !(isNoAnswer(err) && strings.Contains(err.Error(), "out of reach")) {
-				t.Errorf("Open: %v", err)
+			openWith(t, path, Options{Mechanism: m})
+			if err := os.Truncate(path, 0); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := Open(path, &Options{Mechanism: m}); !isNoAnswer(err) || !strings.Contains(err.Error(), text) {
+				t.Errorf("Open: %v; want %q", err, text)
 			}
 			close(answer)
 			<-unlocked
-			if f != nil {
-				f.Close()
-			}
 		})
 	}
 }

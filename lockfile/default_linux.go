@@ -18,6 +18,46 @@ const headerByte = gate + 2
 func lockHeader(h *handle) error   { return setlk(h.fd, unix.F_WRLCK, headerByte, 1, false) }
 func unlockHeader(h *handle) error { return setlk(h.fd, unix.F_UNLCK, headerByte, 1, false) }
 
+// kernelUsers returns with which mechanisms the file of h, whose header is locked, is
+// locked by others, as far as the kernel tells. On a file system that is not local both
+// kinds of locks may be one to the server, ours among them; so only this machine's list
+// is consulted about flock there.
+func kernelUsers(h *handle, local bool) (users []Mechanism, err error) {
+	switch m, err := fcntlUser(h); {
+	case err != nil:
+		return nil, err
+	case m != Auto:
+		users = append(users, m)
+	}
+	if !local {
+		if st, seen := findFlock(h); seen && st != Unseen {
+			users = append(users, Flock)
+		}
+		return users, nil
+	}
+	switch err := flock(h.fd, unix.LOCK_EX|unix.LOCK_NB); err {
+	case nil:
+		return users, flock(h.fd, unix.LOCK_UN)
+	case errBusy:
+		return append(users, Flock), nil
+	default:
+		return users, nil // there are no such locks here
+	}
+}
+
+// fcntlUser returns which locks of fcntl others have on the file, and Auto if none.
+func fcntlUser(h *handle) (Mechanism, error) {
+	l := ofd{h: h}
+	lk, err := l.getlk(unix.F_WRLCK, 0, gate+1)
+	switch {
+	case err != nil, lk.Type == unix.F_UNLCK:
+		return Auto, err
+	case lk.Pid == -1: // of a description
+		return OFD, nil
+	}
+	return POSIX, nil
+}
+
 // initPIDNamespace is the pid namespace of the system, which has the same number
 // everywhere.
 const initPIDNamespace = "pid:[4026531836]"

@@ -40,7 +40,9 @@ import (
 // opened it, find out and open the path anew, which creates it with the mode and group
 // that their Options say, or fails if they say NoCreate. The application's data
 // ([Lock.WriteData]) goes with the file. A process that dies in Remove has removed the
-// file or has not, and leaves no lock.
+// file or has not, and leaves no lock. With [Link] it can leave the directory of claims,
+// which whoever opens the lock next uses, or part of it under another name, with ".gone."
+// in it, which is in nobody's way.
 //
 // Like [Open], Remove refuses what is not a lock file ([ErrNotLockFile]), and in
 // addition files that have no header: new ones, and ones that were truncated. A file
@@ -213,8 +215,16 @@ func (f *File) removeLocked(h *handle, keep func(h *handle, b []byte) error) err
 	if err != nil {
 		return f.error("remove", err)
 	}
-	if h.mechanism == Flock {
+	switch l := h.locker.(type) {
+	case *flocker:
 		removeTurnstile(f.path + turnSuffix)
+	case *linker:
+		// After the file: who makes a new one meanwhile waits for our claim, and then
+		// makes a new directory. The other way round somebody could take the lock
+		// of the old file.
+		if err := l.removeExtras(); err != nil {
+			return f.error("remove", err)
+		}
 	}
 	return nil
 }

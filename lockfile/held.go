@@ -425,7 +425,7 @@ func (l *Lock) WriteData(p []byte) error {
 func (l *Lock) Sync() error {
 	return l.write("sync", func(h *handle) error {
 		if !l.shared && h.record != nil {
-			if err := h.writeAt(h.record, 0); err != nil {
+			if err := h.writeRecord(); err != nil {
 				return err
 			}
 		}

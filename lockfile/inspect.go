@@ -180,9 +180,6 @@ func (h *handle) fill(s *Status) error {
 			return err
 		}
 	}
-	if h.mechanism == Link {
-		s.Breaks = linkBreaks(h)
-	}
 	if s.Known {
 		s.Liveness = s.Holder.Liveness()
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -132,8 +133,9 @@ type linker struct {
 	path     string // of the directory
 	open     func() (claimDir, error)
 	make     func() error
-	liveness func(Holder) Liveness
-	record   func() []byte // the holder record of this process
+	outdated func() bool                                  // the path does not name the lock file any more
+	liveness func(h Holder, lease time.Duration) Liveness // of who has a claim with that lease
+	record   func() []byte                                // the holder record of this process
 	lease    time.Duration
 	keep     int // keepNumbers
 	atOnce   int // retireAtOnce
@@ -153,7 +155,8 @@ func newLinker(h *handle) *linker {
 		path:     h.path + claimsSuffix,
 		open:     func() (claimDir, error) { return openClaimsOf(h) },
 		make:     func() error { return makeClaims(h) },
-		liveness: Holder.Liveness,
+		outdated: func() bool { return h.abandon(h.path) },
+		liveness: h.liveness,
 		record: func() []byte {
 			b := encodeHolder(self())
 			updateHolder(b, "", time.Now(), newClaim())
@@ -328,7 +331,20 @@ func (l *linker) stands(c *claim) (bool, error) {
 
 // take takes the lock if it is free, or its holder known to be dead or over his time.
 // Otherwise it returns errBusy, and the state that is in the way.
+//
+// Of a file that the path does not name any more, since Remove has removed it with the
+// claims, it has nothing to take. That must not look like an error, nor be waited for:
+// who has taken the lock looks whether the path names his file, and h says from then on
+// that it does not.
 func (l *linker) take() (linkState, error) {
+	st, err := l.tryTake()
+	if err != nil && err != errBusy && l.outdated() {
+		return st, nil
+	}
+	return st, err
+}
+
+func (l *linker) tryTake() (linkState, error) {
 	for range 4 { // others may be faster, and it is ours to try again soon
 		st, err := l.view()
 		if err != nil {
@@ -365,6 +381,9 @@ func (l *linker) take() (linkState, error) {
 // claim tries to take the lock by a claim for n.
 func (l *linker) claim(n uint64) (bool, error) {
 	if l.dir == nil {
+		if l.outdated() {
+			return true, nil // see take
+		}
 		if err := l.make(); err != nil {
 			return false, fmt.Errorf("link locks need a directory beside the file: %w", err)
 		}
@@ -403,7 +422,7 @@ func (l *linker) claim(n uint64) (bool, error) {
 // error is ErrLost. After any other error it may not be released.
 func releaseClaim(dir claimDir, n uint64, id claimID) error {
 	linkErr := dir.link(numberName(n), numberName(n+1))
-	at, checked := n, n
+	at := n
 	if linkErr != nil {
 		at = n + 1 // ours, if it was done all the same
 	}
@@ -422,7 +441,7 @@ func releaseClaim(dir claimDir, n uint64, id claimID) error {
 		} else if !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
-		if ours, err := isClaim(dir, checked, id); err != nil || ours {
+		if ours, err := isClaim(dir, n, id); err != nil || ours {
 			// The state is still ours, and the link's error is true.
 			return errors.Join(err, linkError(linkErr))
 		}
@@ -430,16 +449,20 @@ func releaseClaim(dir claimDir, n uint64, id claimID) error {
 			return ErrLost // n was retired before n+1 was ours to link
 		}
 	}
-	return wasBroken(dir, n+1, id)
+	err = wasBroken(dir, n+1, id)
+	if errors.Is(err, errMoved) {
+		if linkErr == nil {
+			return nil // it was there to be released; and then somebody could remove it all
+		}
+		return ErrLost
+	}
+	return err
 }
 
 // wasBroken looks among the breaks for one, at number n, of the claim id.
 func wasBroken(dir claimDir, n uint64, id claimID) error {
 	names, err := dir.names()
 	if err != nil {
-		if errors.Is(err, errMoved) {
-			return ErrLost
-		}
 		return err
 	}
 	c, err := readClaim(dir, breakPrefix+numberName(n))
@@ -487,7 +510,7 @@ func (l *linker) retire(dir claimDir, n uint64, names []string) {
 // with the file newer.
 func (l *linker) isLitter(dir claimDir, name, newer string) bool {
 	if c, err := readClaim(dir, name); err == nil {
-		if h, ok := decodeHolder(c.holder); ok && l.liveness(h) == Dead {
+		if h, ok := decodeHolder(c.holder); ok && l.liveness(h, c.lease) == Dead {
 			return true
 		}
 	}
@@ -598,6 +621,9 @@ func (l *linker) removeExtras() error {
 		return err
 	}
 	held := l.held.Load()
+	if held == nil {
+		return nil // see take
+	}
 	gone := l.path + ".gone." + held.id.String()
 	if err := os.Rename(l.path, gone); err != nil {
 		return err
@@ -624,6 +650,28 @@ func (l *linker) close() error {
 	}
 	l.shut()
 	return err
+}
+
+// describe adds the breaks that are recorded, the last one first.
+func (l *linker) describe(s *Status) error {
+	names, err := l.names()
+	if err != nil {
+		return err
+	}
+	found := map[uint64]Break{}
+	for _, prefix := range []string{breakPrefix, ""} {
+		for _, n := range numbers(names, prefix) {
+			c, err := readClaim(l.dir, prefix+numberName(n))
+			if err == nil && c.kind == kindBreak && c.number == n {
+				found[n] = c.broken()
+			}
+		}
+	}
+	s.Breaks = nil
+	for _, n := range slices.Backward(slices.Sorted(maps.Keys(found))) {
+		s.Breaks = append(s.Breaks, found[n])
+	}
+	return nil
 }
 
 // probe may be wrong for a moment when it is slow: what it sees is then of the past.

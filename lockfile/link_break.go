@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
+	"path/filepath"
 	"time"
 )
 
@@ -24,7 +24,7 @@ func (l *linker) judge(st *linkState) (why string) {
 	if st.unclear {
 		return ""
 	}
-	if h, ok := decodeHolder(c.holder); ok && l.liveness(h) == Dead {
+	if h, ok := decodeHolder(c.holder); ok && l.liveness(h, c.lease) == Dead {
 		return "its process is dead"
 	}
 	if c.lease == 0 {
@@ -38,6 +38,18 @@ func (l *linker) judge(st *linkState) (why string) {
 		return ""
 	}
 	return fmt.Sprintf("its lease of %v was not renewed", c.lease)
+}
+
+// liveness is that of who has a claim with that lease, for who would break it. A machine
+// that is a copy of another, with the machine id and the name of that, cannot be told
+// from it; and so neither can its end be from its being another. Where only one machine
+// can use the lock that is no matter. A lease needs no such proof: it runs out.
+func (h *handle) liveness(of Holder, lease time.Duration) Liveness {
+	l := of.Liveness()
+	if l == Dead && of.BootID != self().BootID && (lease > 0 || !choosing.place(filepath.Dir(h.path)).local) {
+		return Unknown
+	}
+	return l
 }
 
 // breakState breaks the claim that st was found in. It reports false if the state is
@@ -120,7 +132,7 @@ func (l *linker) unproved(path string, st *linkState, err error) error {
 	h, ok := decodeHolder(st.claim.holder)
 	text := "it cannot be told from here whether it is alive"
 	switch {
-	case ok && l.liveness(h) == Alive:
+	case ok && l.liveness(h, st.claim.lease) == Alive:
 		text = "it is alive"
 	case st.claim.lease > 0:
 		text = fmt.Sprintf("its lease of %v was not seen to run out", st.claim.lease)
@@ -144,37 +156,4 @@ func (l *linker) holder() (Holder, bool) {
 		return Holder{}, false
 	}
 	return decodeHolder(st.claim.holder)
-}
-
-// linkBreaks returns the breaks that are recorded, the last one first.
-func linkBreaks(h *handle) []Break {
-	dir, err := openClaimsOf(h)
-	if err != nil {
-		return nil
-	}
-	defer dir.close()
-	names, err := dir.names()
-	if err != nil {
-		return nil
-	}
-	found := map[uint64]Break{}
-	for _, prefix := range []string{breakPrefix, ""} {
-		for _, n := range numbers(names, prefix) {
-			c, err := readClaim(dir, prefix+numberName(n))
-			if err == nil && c.kind == kindBreak && c.number == n {
-				found[n] = c.broken()
-			}
-		}
-	}
-	var ns []uint64
-	for n := range found {
-		ns = append(ns, n)
-	}
-	slices.Sort(ns)
-	slices.Reverse(ns)
-	breaks := make([]Break, 0, len(ns))
-	for _, n := range ns {
-		breaks = append(breaks, found[n])
-	}
-	return breaks
 }

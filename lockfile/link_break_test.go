@@ -20,6 +20,13 @@ import (
 	"time"
 )
 
+// linkBreaks returns the breaks that are on record.
+func linkBreaks(h *handle) []Break {
+	var s Status
+	_ = h.locker.(*linker).describe(&s)
+	return s.Breaks
+}
+
 func init() {
 	helpers["crew"] = helpCrew
 	helpers["lease"] = helpLease

@@ -5,8 +5,11 @@ package lockfile
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -15,8 +18,13 @@ import (
 
 // claimsSuffix is what the name of the directory of claims has more than that of the
 // lock file. Such a directory exists only where the lock file has, or had, a header
-// that says link, and so tells of a lock file that has lost its header what it is.
+// that says link, and so tells of a lock file that has lost its header what it is; if
+// it can have been made by who may use the lock (see believe).
 const claimsSuffix = ".claims"
+
+// newSuffix is followed by an id, in names of what is made whole before it gets its
+// own name.
+const newSuffix = ".new."
 
 // errMoved is returned when the path no longer names the directory of claims that was
 // opened.
@@ -74,11 +82,20 @@ func openClaims(h *handle) (claimDir, error) {
 	if err := ignoringEINTR(func() error { return unix.Fstat(h.fd, &st) }); err != nil {
 		return nil, err
 	}
+	if err := believe(path, fi, &st); err != nil {
+		return nil, err
+	}
+	if err := oneName(h, &st); err != nil {
+		return nil, err
+	}
 	root, err := os.OpenRoot(path)
 	if err != nil {
 		return nil, permissionText(err, path)
 	}
 	is, err := root.Stat(".")
+	if err == nil && !os.SameFile(is, fi) {
+		err = believe(path, is, &st) // it was replaced just now
+	}
 	if err != nil {
 		root.Close()
 		return nil, err
@@ -86,6 +103,72 @@ func openClaims(h *handle) (claimDir, error) {
 	// Who may read the lock file may read the claims. Their owners change them.
 	mode := fs.FileMode(st.Mode)&0o444 | 0o600
 	return &claimFiles{path: path, root: root, is: is, mode: mode, gid: int(st.Gid)}, nil
+}
+
+// believe says what is wrong with a directory of claims, for the lock file st. One that
+// a stranger can have made, or can write to, is none: he could remove the claims of
+// those who hold the lock, and make a link lock of a new file that is to be another.
+// What the lock file lets everybody do, everybody may.
+func believe(path string, dir fs.FileInfo, st *unix.Stat_t) error {
+	is, ok := dir.Sys().(*syscall.Stat_t)
+	if !ok {
+		return nil
+	}
+	file := fs.FileMode(st.Mode) & 0o777
+	allowed := claimsMode(file).Perm()
+	if is.Gid != st.Gid {
+		allowed = ofStrangers(allowed)
+	}
+	var what string
+	switch {
+	case is.Uid != st.Uid && is.Uid != 0 && file&0o006 != 0o006:
+		what = "which only " + userName(st.Uid) + ", who owns the lock file, or root can have made: if nobody holds the lock remove it, and otherwise let root give it to him with chown"
+	case dir.Mode().Perm()&^allowed != 0:
+		what = fmt.Sprintf("which no more may read or write than the lock file, whose mode is %s: its owner can see to that with chmod %03o", modeText(file), allowed)
+	default:
+		return nil
+	}
+	return &fs.PathError{Op: "open", Path: path, Err: errors.New(describe("it", dir) + ", and so is not used for the claims of the lock, " + what)}
+}
+
+// ofStrangers returns m with no more for the group, which is another than it is meant
+// for, than for the others.
+func ofStrangers(m fs.FileMode) fs.FileMode { return m & (0o707 | m&0o007<<3) }
+
+// oneName returns an error if the lock file of h has several names, which would be as many
+// locks, since the claims are beside the name. Who creates the file gives it a second one for a
+// moment, and leaves it if he dies then.
+func oneName(h *handle, st *unix.Stat_t) error {
+	if st.Nlink <= 1 {
+		return nil
+	}
+	dir, base := filepath.Split(h.path)
+	for try := range 10 {
+		if try > 0 {
+			time.Sleep(time.Millisecond)
+		}
+		// A network file system asks its server when a file is opened.
+		fd, err := openFile(h.path, unix.O_RDONLY, 0)
+		if err != nil {
+			return err
+		}
+		var st unix.Stat_t
+		err = ignoringEINTR(func() error { return unix.Fstat(fd, &st) })
+		_ = unix.Close(fd)
+		if err != nil || st.Nlink <= 1 {
+			return err
+		}
+		if try != 5 {
+			continue
+		}
+		es, _ := os.ReadDir(dir)
+		for _, e := range es {
+			if id, err := identify(dir + e.Name()); err == nil && id == h.fileID && strings.HasPrefix(e.Name(), base+newSuffix) {
+				_ = unix.Unlink(dir + e.Name())
+			}
+		}
+	}
+	return fmt.Errorf("%w: it has other names too, by hard links, and with link locks each would be another lock: remove the others", ErrIncompatible)
 }
 
 func notDirectory(path string) error {
@@ -114,14 +197,23 @@ func makeClaims(h *handle) error {
 	if err := ignoringEINTR(func() error { return unix.Fstat(h.fd, &st) }); err != nil {
 		return err
 	}
-	tmp := path + ".new." + newClaimID().String()
+	if err := oneName(h, &st); err != nil {
+		return err
+	}
+	if uid := os.Geteuid(); uid != 0 && uid != int(st.Uid) && st.Mode&0o006 != 0o006 {
+		return fmt.Errorf("only %s, who owns the lock file, and root can make it: let one of them take the lock first: %w", userName(st.Uid), fs.ErrPermission)
+	}
+	tmp := path + newSuffix + newClaimID().String()
 	if err := os.Mkdir(tmp, 0o700); err != nil {
 		return err
 	}
 	// A stranger to the group cannot give it away. Its members then have the
 	// permissions of the others, as he has.
-	_ = os.Chown(tmp, -1, int(st.Gid))
-	if err := os.Chmod(tmp, claimsMode(fs.FileMode(st.Mode)&0o777)); err != nil {
+	mode := claimsMode(fs.FileMode(st.Mode) & 0o777)
+	if err := os.Chown(tmp, -1, int(st.Gid)); err != nil {
+		mode = ofStrangers(mode)
+	}
+	if err := os.Chmod(tmp, mode); err != nil {
 		_ = os.Remove(tmp)
 		return err
 	}
@@ -155,10 +247,12 @@ func claimsMode(m fs.FileMode) fs.FileMode {
 }
 
 func (d *claimFiles) names() ([]string, error) {
-	dir, err := os.Open(d.path)
+	dir, err := os.OpenFile(d.path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESTALE) {
-			return nil, errMoved
+		switch {
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ESTALE),
+			errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
+			return nil, errMoved // or replaced by what is no directory
 		}
 		return nil, err
 	}
@@ -177,8 +271,33 @@ func (d *claimFiles) names() ([]string, error) {
 	return names, err
 }
 
+// open opens what is a claim, if it is a file. It does not wait for who would write to a
+// FIFO. A symbolic link leads to nothing outside of the directory.
+func (d *claimFiles) open(name string, flags int) (*os.File, error) {
+	file, err := d.root.OpenFile(name, flags|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	fi, err := file.Stat()
+	if err == nil && !fi.Mode().IsRegular() {
+		err = &fs.PathError{Op: "open", Path: filepath.Join(d.path, name), Err: errNoClaim}
+	}
+	if err != nil {
+		file.Close()
+		return nil, err
+	}
+	return file, nil
+}
+
+var errNoClaim = errors.New("it is not a regular file, and so no claim: remove it")
+
 func (d *claimFiles) read(name string) ([]byte, error) {
-	b, err := d.root.ReadFile(name)
+	file, err := d.open(name, os.O_RDONLY)
+	var b []byte
+	if err == nil {
+		b, err = io.ReadAll(io.LimitReader(file, claimSize))
+		file.Close()
+	}
 	if errors.Is(err, unix.ESTALE) {
 		err = fs.ErrNotExist // removed by another machine while it was open
 	}
@@ -209,7 +328,7 @@ func (d *claimFiles) create(name string, b []byte) error {
 }
 
 func (d *claimFiles) flush(name string) error {
-	file, err := d.root.OpenFile(name, os.O_WRONLY, 0)
+	file, err := d.open(name, os.O_WRONLY)
 	if err != nil {
 		return err
 	}
@@ -223,7 +342,7 @@ func (d *claimFiles) rename(from, to string) error { return d.root.Rename(from, 
 func (d *claimFiles) close()                       { _ = d.root.Close() }
 
 func (d *claimFiles) bump(name string, id claimID, counter uint64) error {
-	file, err := d.root.OpenFile(name, os.O_RDWR, 0)
+	file, err := d.open(name, os.O_RDWR)
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESTALE) {
 			err = errMoved
@@ -256,18 +375,33 @@ func (d *claimFiles) older(name, than string) (time.Duration, error) {
 	return b.ModTime().Sub(a.ModTime()), nil
 }
 
-// isLinked reports whether path is, or was, a lock file of the Link mechanism,
-// whatever became of its header.
-func isLinked(path string) bool {
-	fi, err := os.Lstat(path + claimsSuffix)
-	return err == nil && fi.IsDir()
+// isLinked reports whether h is, or was, a lock file of the Link mechanism, whatever
+// became of its header. The error is that of believe, upon which it is not known.
+func isLinked(h *handle) (bool, error) {
+	path := h.path + claimsSuffix
+	fi, err := os.Lstat(path)
+	if err != nil || !fi.IsDir() {
+		return false, nil
+	}
+	var st unix.Stat_t
+	if err := ignoringEINTR(func() error { return unix.Fstat(h.fd, &st) }); err != nil {
+		return false, err
+	}
+	if err := believe(path, fi, &st); err != nil {
+		return false, err
+	}
+	return true, nil
 }
 
-// createLinked creates the lock file with its header, since the header could not be
-// written under a lock: kernel locks may be what this file system does not have, or
-// what hangs on it. If somebody else was faster the error is fs.ErrExist.
-func (f *File) createLinked(mode uint32) error {
-	tmp := f.path + ".new." + newClaimID().String()
+// createWhole creates the lock file with its header, for m, in one step: so whoever is
+// first says which mechanism it is used with, and no lock is needed to agree on that.
+// Kernel locks may be what this file system does not have, or what hangs on it. If
+// somebody else was faster the error is fs.ErrExist.
+//
+// If there are claims, of a lock file that was removed, they are what it is used with;
+// but not those of a stranger.
+func (f *File) createWhole(m Mechanism, mode uint32, p location) error {
+	tmp := f.path + newSuffix + newClaimID().String()
 	fd, err := openFile(tmp, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, mode)
 	if err != nil {
 		return err
@@ -276,33 +410,53 @@ func (f *File) createLinked(mode uint32) error {
 	defer h.close()
 	defer func() { _ = unix.Unlink(tmp) }()
 	if err := f.give(h); err != nil {
+		return notGivenError{err}
+	}
+	if linked, err := isLinked(h); err == nil && linked {
+		m = Link
+	}
+	if err := f.writeHeader(h, m); err != nil {
 		return err
 	}
-	if err := h.writeAt(encodeHeader(Link), 0); err != nil {
-		return err
-	}
-	if err := ignoringEINTR(func() error { return unix.Fsync(fd) }); err != nil {
-		return err
+	if m == Link || !p.local {
+		if err := ignoringEINTR(func() error { return unix.Fsync(fd) }); err != nil {
+			return err
+		}
 	}
 	linkErr := unix.Link(tmp, f.path)
 	// Over a network an error does not mean that it did not happen.
 	if err := h.identify(); err != nil {
 		return err
 	}
-	if same, err := h.named(f.path); err != nil {
+	same, err := h.named(f.path)
+	_ = unix.Unlink(tmp)
+	switch {
+	case err != nil:
 		return err
-	} else if same {
+	case same && m == Link:
 		return makeClaims(h) // by who may, as not all users of the lock may
+	case same:
+		return nil
+	case linkErr == nil, errors.Is(linkErr, fs.ErrNotExist):
+		return fs.ErrExist // but not any more; or RemoveUnused took tmp for unused
 	}
 	return linkError(linkErr)
 }
+
+// A notGivenError is about the permissions of a new file, not about permissions that
+// who creates it lacks.
+type notGivenError struct{ error }
+
+func (e notGivenError) Unwrap() error { return e.error }
+
+var errNoHardLinks = fmt.Errorf("%w: link locks need hard links, which this file system does not have", errors.ErrUnsupported)
 
 // linkError says what it means that link(2) failed.
 func linkError(err error) error {
 	switch {
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.ENOTSUP),
 		errors.Is(err, unix.ENOSYS), errors.Is(err, unix.EMLINK):
-		return fmt.Errorf("%w: link locks need hard links, which this file system does not have: %w", errors.ErrUnsupported, err)
+		return fmt.Errorf("%w: %w", errNoHardLinks, err)
 	}
 	return err
 }
@@ -315,18 +469,32 @@ func linkError(err error) error {
 // and was truncated. All who see that write the same header, and need no lock. Any
 // other empty file is not made one: somebody may be adopting it for a lock of another
 // kind at this moment, and without a lock it cannot be agreed on one.
-func (f *File) adoptLinked(h *handle) (Mechanism, error) {
-	if isLinked(f.path) {
-		return Link, h.writeAt(encodeHeader(Link), 0)
-	}
-	if f.opts.Mechanism != Link {
+//
+// A directory of claims that a stranger has made tells nothing of a file that was just
+// created. Otherwise it is not known what the file was.
+func (f *File) adoptLinked(h *handle, created bool) (Mechanism, error) {
+	linked, err := isLinked(h)
+	switch {
+	case err != nil && !created:
+		return f.awaitHeader(h, err)
+	case err == nil && linked:
+		return Link, f.writeHeader(h, Link)
+	case f.opts.Mechanism != Link:
 		return Auto, nil
 	}
-	for range 100 { // somebody may be about to write the header
+	return f.awaitHeader(h, errLinkEmpty)
+}
+
+var errLinkEmpty = errors.New("the file is empty; a link lock is made with its file: remove it, and open it again")
+
+// awaitHeader waits for the header of a file that somebody may be about to write. If
+// nobody does the error is err.
+func (f *File) awaitHeader(h *handle, err error) (Mechanism, error) {
+	for range 100 {
 		time.Sleep(time.Millisecond)
-		if m, _, err := h.check(); err != nil || m != Auto {
+		if m, _, err := h.check(); err != nil || m != Auto && !h.lacksPort(m) {
 			return m, err
 		}
 	}
-	return 0, errors.New("the file is empty; a link lock is made with its file: remove it, and open it again")
+	return 0, err
 }

@@ -134,9 +134,10 @@ func (s *simulation) kill(a *actor) {
 
 func (a *actor) linker() *linker {
 	return &linker{
-		open: func() (claimDir, error) { return a, nil },
-		make: func() error { return nil },
-		liveness: func(h Holder) Liveness {
+		open:     func() (claimDir, error) { return a, nil },
+		make:     func() error { return nil },
+		outdated: func() bool { return false },
+		liveness: func(h Holder, _ time.Duration) Liveness {
 			if a.s.dead[h.PID] || a.s.gaveUp[h.PID] {
 				return Dead
 			}

@@ -146,7 +146,10 @@
 // Linux, and with Flock on one of macOS. On all others (NFS, SMB, FUSE, 9p, and what is
 // not known to be local) [Open] tries OFD, Flock and Link in this order, on a
 // temporary file in the directory, and takes the first with which two file
-// descriptions exclude each other. It waits 5 seconds for each, and does not take what
+// descriptions exclude each other. The file comes into being with its header, by a hard
+// link, so that all machines agree on it; for a moment, and if the process dies then, there
+// is another file beside it, named like it with ".new." and an id at the end. It waits
+// 5 seconds for each, and does not take what
 // a mount option confines to this machine (of NFS nolock and local_lock, of SMB
 // nobrl). If none works, the error says what became of each. Whether other machines are
 // excluded cannot be seen from one: a FUSE file system may keep locks to itself, and
@@ -164,14 +167,21 @@
 //
 //   - The lock is not the file but a directory beside it, named like it with ".claims"
 //     at the end, which all who lock can write. It is not lost when the file is
-//     removed, replaced or truncated, and is when the directory is.
+//     removed, replaced or truncated, and is when the directory is. The owner of the
+//     file, or root, makes it, if not everybody may write the file, and it is not used
+//     if others than those who may use the file could have made it or can write it. The
+//     file has one name: it is refused while it has others, by hard links.
 //   - There are no shared locks, and there is no order. Waiters look again, every
 //     100 ms at the longest. Taking the lock flushes a file.
 //   - Death does not release it. Who comes upon the claim of a dead process breaks it,
 //     on proof: that on the same machine, in the same pid namespace, there is no
-//     such process any more, or that the machine has been started anew since. Of a
+//     such process any more, or, on a local file system and without a lease, that the
+//     machine has been started anew since. Elsewhere that is no proof: machines that
+//     were copied from one image may share the machine id and the host name. Of a
 //     process on another machine nothing can be proved. Its lock stays, until
 //     somebody who knows that it is gone releases it by hand: [BreakStale] says how.
+//     What is assumed is that no two running machines have the same boot id, as
+//     two that go on from one snapshot of memory do.
 //   - With Options.Lease a lock is also broken when its holder has not renewed it for
 //     that long. A holder that was suspended has then lost it, and is told by
 //     [Lock.Check] and [Lock.Unlock], as soon as it runs. What it does before it asks
@@ -380,16 +390,17 @@ type acquirer struct {
 }
 
 // Open opens the lock file at path, and creates it if it is missing. An existing
-// empty file is adopted. Nothing is locked yet, and Open does not wait for those
-// who have the lock.
+// empty file is adopted, unless kernel locks do not work there, without which it could not
+// be agreed on what it is to be used with, or it is locked: it was truncated in use.
+// Nothing is locked yet, and Open does not wait for those who have the lock.
 //
 // Open refuses with an error symbolic links and everything else that is not a
 // regular file, files that this package did not write ([ErrNotLockFile]), and lock
 // files in use with a mechanism that was not asked for, or a mechanism or format that
 // this system does not use ([ErrIncompatible]). A mechanism that this system does not
 // support is an error that wraps errors.ErrUnsupported, and so is a file system, of those
-// that are not local, on which no mechanism works for a new file; that file is left
-// empty. The directory must exist. In a directory on which it has
+// that are not local, on which no mechanism works for a new file, which is then not
+// created. The directory must exist. In a directory on which it has
 // no write permission Open opens a file that is there. Other errors are those of
 // the operating system, as *fs.PathError.
 func Open(path string, opts *Options) (*File, error) {

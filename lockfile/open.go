@@ -23,13 +23,15 @@ type handle struct {
 	path      string    // absolute, unless it was opened to be looked at
 	opts      *Options
 	fd        int
-	fileID                // of the open file
-	port      int         // that the file records, for TCP; or 0
-	users     int         // Locks that share it; protected by File.mu
-	inherited bool        // children may have a descriptor of it; protected by File.mu
-	record    []byte      // what announce writes
-	spoiled   atomic.Bool // what was written was not taken: it may not be used again
-	swept     bool        // no record that somebody left is in the file
+	fileID                 // of the open file
+	port      int          // that the file records, for TCP; or 0
+	users     int          // Locks that share it; protected by File.mu
+	inherited bool         // children may have a descriptor of it; protected by File.mu
+	record    []byte       // what announce writes
+	spoiled   atomic.Bool  // what was written was not taken: it may not be used again
+	swept     bool         // no record that somebody left is in the file
+	size      atomic.Int64 // of the file, when the path was last seen to name it
+	gone      atomic.Bool  // path was seen not to name the file: see abandon
 }
 
 // A fileID tells a file that exists from all others.
@@ -37,9 +39,14 @@ type fileID struct{ dev, ino uint64 }
 
 // identify returns which file the path names.
 func identify(path string) (fileID, error) {
+	id, _, err := lstat(path)
+	return id, err
+}
+
+func lstat(path string) (id fileID, size int64, err error) {
 	var st unix.Stat_t
-	err := ignoringEINTR(func() error { return unix.Lstat(path, &st) })
-	return fileID{uint64(st.Dev), uint64(st.Ino)}, err
+	err = ignoringEINTR(func() error { return unix.Lstat(path, &st) })
+	return fileID{uint64(st.Dev), uint64(st.Ino)}, st.Size, err
 }
 
 // open opens the lock file, and creates it if it may. The file is one of ours when
@@ -55,16 +62,33 @@ func (f *File) open() (*handle, error) {
 		err = f.grant(h)
 	}
 	if err == nil && (m == Auto || h.lacksPort(m)) {
-		m, err = f.adopt(h)
+		m, err = f.adopt(h, created)
 	}
 	if err == nil {
 		err = h.use(m)
+	}
+	if err == nil {
+		err = h.notOverwritten()
 	}
 	if err != nil {
 		h.close()
 		return nil, f.error("open", err)
 	}
 	return h, nil
+}
+
+// notOverwritten returns an error if a file that is not used with OFD is locked so:
+// another lock file was copied over one that is held. It asks on local file systems only,
+// where that cannot take long, and where other locks do not look the same. Of locks of
+// flock(2) it cannot ask without being in their way.
+func (h *handle) notOverwritten() error {
+	if h.mechanism == OFD || h.mechanism == POSIX || mechanisms[OFD] == nil || !choosing.place(filepath.Dir(h.path)).local {
+		return nil
+	}
+	if m, err := fcntlUser(h); err != nil || m != OFD {
+		return nil // strangers may lock what they like
+	}
+	return fmt.Errorf("%w: the file is one for %v locks, but was put in place of one for %v locks that is held", ErrLocked, h.mechanism, OFD)
 }
 
 // openOrCreate opens the lock file. A user who may lock it may yet be refused
@@ -76,16 +100,15 @@ func (f *File) openOrCreate() (fd int, created bool, err error) {
 	if f.opts.Group != nil && f.opts.Mode != 0 {
 		mode &^= 0o070 // they are for the group that it is to have, not this one
 	}
+	empty := false // it is to be created empty
 	for try := 0; ; try++ {
-		linked := f.opts.Mechanism == Link // its file is created with its header
 		if f.opts.ReadOnly {
 			fd, err = openFile(f.path, unix.O_RDONLY, 0)
 		} else {
-			fd, created, err = openOrCreate(f.path, mode, !f.opts.NoCreate && !linked)
+			fd, created, err = openOrCreate(f.path, mode, empty)
 		}
-		if linked && !f.opts.NoCreate && !f.opts.ReadOnly && errors.Is(err, fs.ErrNotExist) {
-			err = f.createLinked(mode)
-			if err == nil || errors.Is(err, fs.ErrExist) && try < 100 {
+		if errors.Is(err, fs.ErrNotExist) && !empty && !f.opts.NoCreate && !f.opts.ReadOnly {
+			if empty, err = f.create(mode); empty || err == nil || errors.Is(err, fs.ErrExist) && try < 100 {
 				continue // and open it
 			}
 		}
@@ -98,6 +121,33 @@ func (f *File) openOrCreate() (fd int, created bool, err error) {
 		}
 		time.Sleep(time.Millisecond)
 	}
+}
+
+// create creates the file with its header, or reports that it is to be created empty,
+// and then adopted: where that is known to be as good, since other machines do not use
+// it and kernel locks work, and where there is no other way. It returns fs.ErrExist if
+// somebody else was faster.
+func (f *File) create(mode uint32) (empty bool, err error) {
+	p, want := choosing.place(filepath.Dir(f.path)), f.opts.Mechanism
+	if p.local && (want == Auto || want == defaultMechanism) {
+		// With claims there it may be a link lock, which is created whole.
+		if _, err := os.Lstat(f.path + claimsSuffix); errors.Is(err, fs.ErrNotExist) {
+			return true, nil
+		}
+	}
+	if want == Auto {
+		if want, err = choosing.choose(p); err != nil {
+			if _, statErr := os.Lstat(f.path); statErr == nil {
+				err = fs.ErrExist // somebody knew better meanwhile
+			}
+			return false, err
+		}
+	}
+	err = f.createWhole(want, mode, p)
+	if want != Link && (errors.Is(err, errNoHardLinks) || errors.Is(err, unix.ENAMETOOLONG)) {
+		return true, nil
+	}
+	return false, err
 }
 
 // openOrCreate creates only what it has not found: where fs.protected_regular is
@@ -183,11 +233,15 @@ func (f *File) chown(h *handle) error {
 // adopt writes a header to a file that has none, and returns the mechanism that the
 // file is used with: others may do the same at the same time, and want another. All
 // but the first find his header.
-func (f *File) adopt(h *handle) (Mechanism, error) {
+//
+// That holds as far as the header can be locked. Where it cannot, on this machine or on
+// one of those that have the file, a file gets its header when it is created, and at no
+// other time.
+func (f *File) adopt(h *handle, created bool) (Mechanism, error) {
 	if f.opts.ReadOnly {
 		return f.adopted(h)
 	}
-	if m, err := f.adoptLinked(h); err != nil || m != Auto {
+	if m, err := f.adoptLinked(h, created); err != nil || m != Auto {
 		return m, err
 	}
 	p := choosing.place(filepath.Dir(f.path))
@@ -200,6 +254,15 @@ func (f *File) adopt(h *handle) (Mechanism, error) {
 			}
 			return 0, err
 		}
+		if want == Link {
+			return f.awaitHeader(h, errLinkEmpty)
+		}
+		if !p.local && want != defaultMechanism { // which the header is locked with
+			return f.awaitHeader(h, unadopted(errors.New("they do not work")))
+		}
+	}
+	if opt := p.confined(defaultMechanism); opt != "" {
+		return f.awaitHeader(h, unadopted(fmt.Errorf("the mount option %s %w", opt, errConfined)))
 	}
 	// Others need this lock for microseconds. Should a stranger have locked the
 	// file, there is no knowing for how long.
@@ -216,9 +279,7 @@ func (f *File) adopt(h *handle) (Mechanism, error) {
 			return 0, fmt.Errorf("the lock service of the file system (%v) is out of reach: %w", p, err)
 		}
 		if err != errBusy {
-			// There are no such locks here. For the mechanisms that do without
-			// them that must do, and the others will say so.
-			return want, f.writeHeader(h, want)
+			return f.awaitHeader(h, unadopted(err))
 		}
 		if try == 1000 || time.Since(began) > choosing.patience {
 			return 0, fmt.Errorf("%w: the file is empty, and another program has locked it", ErrLocked)
@@ -230,12 +291,53 @@ func (f *File) adopt(h *handle) (Mechanism, error) {
 		if m == Auto {
 			m = want
 		}
-		err = f.writeHeader(h, m)
+		if err = h.unused(p, m); err == nil {
+			err = f.writeHeader(h, m)
+		}
 	}
 	if unlockErr := choosing.unlockHeader(p, h); err == nil {
 		err = unlockErr
 	}
 	return m, err
+}
+
+// unadopted says that a header cannot be written, since it cannot be locked.
+func unadopted(err error) error {
+	return fmt.Errorf("the file is empty, and what it is used with cannot be agreed on without kernel locks (%w): remove it, and open it again", err)
+}
+
+// unused returns an error if the file, which has no header, is locked by a mechanism
+// other than m: it was truncated, and who holds the lock does not know it yet. The
+// header is locked.
+func (h *handle) unused(p location, m Mechanism) error {
+	if linked, err := isLinked(h); err == nil && linked {
+		return inUse(Link) // they were made just now
+	}
+	var users []Mechanism
+	err := choosing.ask(p, h, func(g *handle) (err error) {
+		users, err = kernelUsers(g, p.local)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if newLocker := mechanisms[Unix]; newLocker != nil && m != Unix {
+		// Nothing is locked with it, and it has no more to close.
+		if st, err := newLocker(h).probe(); err == nil && st == Exclusive {
+			users = append(users, Unix)
+		}
+	}
+	for _, u := range users {
+		if u != m {
+			return inUse(u)
+		}
+	}
+	return nil
+}
+
+func inUse(m Mechanism) error {
+	return fmt.Errorf("%w: the file has lost its header, and is locked by who uses it with %v locks; when that is released, it can be opened",
+		ErrLocked, m)
 }
 
 func (f *File) writeHeader(h *handle, m Mechanism) error {
@@ -265,6 +367,7 @@ func (f *File) openError(err error) error {
 	switch {
 	case statErr == nil && !fi.Mode().IsRegular():
 		err = notRegular(fi.Mode())
+	case errors.As(err, new(notGivenError)):
 	case errors.Is(err, fs.ErrPermission):
 		err = denied(f.path, err, f.opts.ReadOnly)
 	}
@@ -359,11 +462,25 @@ func (h *handle) writeAt(b []byte, off int64) error {
 // named reports whether path names the file that h has open. Since that is open,
 // its inode number cannot have been given to another.
 func (h *handle) named(path string) (bool, error) {
-	id, err := identify(path)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) {
+	id, size, err := lstat(path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENOTDIR) || h.gone.Load() {
 		return false, nil
 	}
-	return err == nil && id == h.fileID, err
+	if err != nil || id != h.fileID {
+		return false, err
+	}
+	h.size.Store(size)
+	return true, nil
+}
+
+// abandon reports whether the path is known not to name the open file, and makes that
+// so for ever, even if the file is put back there: a locker can then say that it is
+// locked which has locked nothing.
+func (h *handle) abandon(path string) bool {
+	if h.outdated(path) {
+		h.gone.Store(true)
+	}
+	return h.gone.Load()
 }
 
 // outdated reports whether the path is known not to name the open file any more.
@@ -396,8 +513,7 @@ func (h *handle) close() error {
 }
 
 // announce records that this process holds the lock. The record is a courtesy, and
-// failing to write it, on a full disk perhaps, no reason not to lock. The header goes
-// with it in case the file has been truncated.
+// failing to write it, on a full disk perhaps, no reason not to lock.
 func (h *handle) announce(purpose string) {
 	if h.opts.NoRecord {
 		h.sweep()
@@ -407,7 +523,28 @@ func (h *handle) announce(purpose string) {
 		h.record = append(h.header(), encodeHolder(self())...)
 	}
 	updateHolder(h.record[holderOffset:], purpose, time.Now(), newClaim())
-	_ = h.writeAt(h.record, 0)
+	_ = h.writeRecord()
+}
+
+// writeRecord writes the record. If the file has been cut off it writes the header too,
+// but nothing if somebody has put another there: those who come later go by that, and so
+// must we. No lock is needed for the header, as the lock is held, and who would adopt the
+// file for another mechanism sees that (unused).
+func (h *handle) writeRecord() error {
+	if h.size.Load() >= holderOffset+holderSize {
+		return h.writeAt(h.record[holderOffset:], holderOffset)
+	}
+	b, err := h.contents()
+	if err != nil {
+		return err
+	}
+	switch m, err := checkHeader(b); {
+	case err != nil:
+		return err
+	case m != Auto && (m != h.mechanism || m == TCP && headerPort(b) != 0):
+		return fmt.Errorf("%w: its header was replaced by one for %v locks", ErrIncompatible, m)
+	}
+	return h.writeAt(h.record, 0)
 }
 
 // withdraw clears the record.
@@ -509,9 +646,10 @@ func openRead(op, path string) (*handle, []byte, error) {
 	}
 	h := &handle{path: path, opts: &Options{}, fd: fd}
 	m, b, err := h.check()
-	if m == Auto {
+	if err == nil && m == Auto {
 		m = defaultMechanism
-		if isLinked(path) {
+		var linked bool
+		if linked, err = isLinked(h); linked {
 			m = Link
 		}
 	}

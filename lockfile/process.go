@@ -30,7 +30,10 @@ func (l Liveness) String() string {
 // Liveness says whether the process that took the lock is still there: Alive and Dead
 // only by proof.
 //
-// A process is dead if its machine has been started anew, or if it was of this run of
+// A process is dead if its machine has been started anew, which is that its boot id is
+// another and its machine id and host name are the same; of copies of a machine that share
+// both this is not so, and no lock is broken for it where several machines can use the
+// file. And it is dead if it was of this run of
 // this machine and of the caller's pid namespace, and has ended: there is none of its
 // number, or only what remains of one until its parent has noticed its end, or one
 // that started at another time. Of a process of another machine, or in another
