@@ -291,7 +291,13 @@ func (f *File) adopt(h *handle, created bool) (Mechanism, error) {
 		if m == Auto {
 			m = want
 		}
-		if err = h.unused(p, m); err == nil {
+		// Sockets have a guard that looks like a lock, for microseconds.
+		for began := time.Now(); ; time.Sleep(time.Millisecond) {
+			if err = h.unused(p, m); !errors.Is(err, ErrLocked) || time.Since(began) > 20*settleTime {
+				break
+			}
+		}
+		if err == nil {
 			err = f.writeHeader(h, m)
 		}
 	}
@@ -526,12 +532,12 @@ func (h *handle) announce(purpose string) {
 	_ = h.writeRecord()
 }
 
-// writeRecord writes the record. If the file has been cut off it writes the header too,
-// but nothing if somebody has put another there: those who come later go by that, and so
-// must we. No lock is needed for the header, as the lock is held, and who would adopt the
-// file for another mechanism sees that (unused).
+// writeRecord writes the record. If the file has been cut off, or the header says which
+// port it is, it mends that too, but writes nothing if somebody has put another there:
+// those who come later go by that, and so must we. No lock is needed for the header, as
+// the lock is held, and who would adopt the file for another mechanism sees that (unused).
 func (h *handle) writeRecord() error {
-	if h.size.Load() >= holderOffset+holderSize {
+	if h.size.Load() >= holderOffset+holderSize && h.mechanism != TCP {
 		return h.writeAt(h.record[holderOffset:], holderOffset)
 	}
 	b, err := h.contents()
@@ -539,9 +545,9 @@ func (h *handle) writeRecord() error {
 		return err
 	}
 	switch m, err := checkHeader(b); {
-	case err != nil:
+	case errors.Is(err, ErrIncompatible), err != nil && !bytes.HasPrefix(b, []byte(magic)):
 		return err
-	case m != Auto && (m != h.mechanism || m == TCP && headerPort(b) != 0):
+	case err == nil && m != Auto && (m != h.mechanism || headerPort(b) != h.port && headerPort(b) != 0):
 		return fmt.Errorf("%w: its header was replaced by one for %v locks", ErrIncompatible, m)
 	}
 	return h.writeAt(h.record, 0)
