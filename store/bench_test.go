@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/recordstore/recordstore/store"
@@ -72,6 +73,43 @@ func BenchmarkCommit64(b *testing.B) {
 		b.ReportMetric(n/b.Elapsed().Seconds(), "commits/s")
 		b.ReportMetric(n/float64(snapshot(b, s).Sequence()-before), "updates/manifest")
 	})
+}
+
+// BenchmarkCommitBusy is what a few writers commit in a process that computes,
+// or does nothing else. Run it with -cpu 2.
+func BenchmarkCommitBusy(b *testing.B) {
+	for _, spinners := range []int{0, 4} {
+		for _, writers := range []int{2, 8} {
+			b.Run(fmt.Sprintf("spinners=%d/writers=%d", spinners, writers), func(b *testing.B) {
+				s := newStore(b)
+				var stop atomic.Bool
+				var spinning, writing sync.WaitGroup
+				for range spinners {
+					spinning.Go(func() {
+						for !stop.Load() {
+						}
+					})
+				}
+				var left atomic.Int64
+				left.Store(int64(b.N))
+				b.ResetTimer()
+				for w := range writers {
+					writing.Go(func() {
+						for left.Add(-1) >= 0 {
+							if _, err := s.Put(context.Background(), fmt.Sprint("k", w), 1); err != nil {
+								b.Error(err)
+							}
+						}
+					})
+				}
+				writing.Wait()
+				b.StopTimer()
+				stop.Store(true)
+				spinning.Wait()
+				b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "commits/s")
+			})
+		}
+	}
 }
 
 // BenchmarkGetWarm reads a record of a store that does not change.

@@ -55,6 +55,9 @@ func (b *block) cost() int64 {
 	return int64(cap(b.data)) + 4*int64(cap(b.starts)) + 8*int64(cap(b.below)) + blockOverhead
 }
 
+// keeps tells whether a block of so many bytes is not too large to be kept.
+func (c *blockCache) keeps(size int64) bool { return c != nil && size+blockOverhead <= c.largest }
+
 // kept returns the block below the i-th entry of b if it is kept, and else nil.
 func (b *block) kept(i int) *block {
 	if b.below == nil {

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/recordstore/recordstore/internal/vfs"
-	"github.com/recordstore/recordstore/lockfile"
 )
 
 // This file moves records out of the journal into segments, and merges
@@ -360,6 +359,14 @@ func without(journal, moved []rec) (left []rec, ok bool) {
 // rewrite turns the input into one segment. It reports false if that was in
 // vain, because others have changed what went into it.
 func (s *Store) rewrite(ctx context.Context, in *input) (bool, error) {
+	done, err := s.rewriteOnce(ctx, in)
+	if s.madeRoom(err) {
+		done, err = s.rewriteOnce(ctx, in)
+	}
+	return done, err
+}
+
+func (s *Store) rewriteOnce(ctx context.Context, in *input) (bool, error) {
 	out, err := s.writeSegment(in.st, in.source(), ctx.Err)
 	if err != nil {
 		return false, err
@@ -376,7 +383,7 @@ func (s *Store) rewrite(ctx context.Context, in *input) (bool, error) {
 	}
 	defer st.release()
 	if err := s.flush(st, false); err != nil {
-		return false, err
+		return false, fmt.Errorf("%w: %w", ErrNotDurable, err)
 	}
 	if in.bytes() >= retireBytes {
 		s.retireBelow(st, s.sys.keep)
@@ -388,7 +395,7 @@ func (s *Store) rewrite(ctx context.Context, in *input) (bool, error) {
 
 // replaceLocked is replace, with LOCK.
 func (s *Store) replaceLocked(ctx context.Context, in *input, out *output, purpose string) (st *state, err error) {
-	for lost := 0; lost < lockTries; {
+	for lost := 0; lost < maxVain; {
 		st, err = s.replaceOnce(ctx, in, out, purpose)
 		switch {
 		case errors.Is(err, errLockLost):
@@ -477,6 +484,15 @@ func due(st *state) *input {
 // who merge at the same time only one gets anywhere. What takes long ends with
 // ctx, unless there are many segments.
 func (s *Store) merge(ctx context.Context) error {
+	st, err := s.newest(s.hurried)
+	if err != nil {
+		return err
+	}
+	in := due(st)
+	st.release()
+	if in == nil {
+		return nil // without MERGE, which would be made
+	}
 	lock, err := s.tryMergeLock()
 	if lock != nil {
 		defer func() { _ = lock.Unlock() }()
@@ -565,7 +581,7 @@ func (s *Store) openMerge() error {
 	}
 	path := s.path(mergeName)
 	_, statErr := s.sys.fs.Lstat(path)
-	lock, err := s.sys.openLock(path, &lockfile.Options{Mode: s.opts.Mode})
+	lock, err := s.openLockFile(mergeName)
 	if err != nil {
 		return err
 	}
@@ -684,12 +700,15 @@ func (s *Store) retireAll(ctx context.Context) error {
 	case <-t.C:
 	}
 	st, err := s.replaceLocked(ctx, nil, nil, "compacting")
+	if s.madeRoom(err) {
+		st, err = s.replaceLocked(ctx, nil, nil, "compacting")
+	}
 	if err != nil {
 		return err
 	}
 	defer st.release()
 	if err := s.flush(st, false); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrNotDurable, err)
 	}
 	s.retireBelow(st, 1)
 	return nil

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/recordstore/recordstore/internal/vfs/faultfs"
+	"github.com/recordstore/recordstore/lockfile"
 )
 
 // The steps of moving journals and merging segments, one at a time: what others
@@ -808,6 +809,81 @@ func TestMergeFirst(t *testing.T) {
 	mustPut(t, b, "b", 0)
 	if n := segments(b); n >= waitForMerge {
 		t.Errorf("%d segments after an update", n)
+	}
+}
+
+// tellingLocker tells when somebody is about to wait for a lock.
+type tellingLocker struct {
+	locker
+	waits chan<- struct{}
+}
+
+func (l tellingLocker) Lock(ctx context.Context, purpose string) (heldLock, error) {
+	l.waits <- struct{}{}
+	return l.locker.Lock(ctx, purpose)
+}
+
+// If another process merges just then, he waits for it, and finds its work done.
+func TestMergeFirstWaits(t *testing.T) {
+	g := newMill(t)
+	for i := range waitForMerge {
+		g.put(fmt.Sprint(i))
+		g.do(g.moving())
+	}
+	finish := g.begin(g.merging(0, waitForMerge))
+	letGo := sync.OnceFunc(g.m.hold())
+	defer letGo()
+	var merged atomic.Int64
+	waits := make(chan struct{}, 1)
+	sys := g.m.system(&faultfs.Hooked{FS: g.m.disk, Before: func(op faultfs.Op) error {
+		if op.Kind == faultfs.OpRename && strings.Contains(op.Path, segmentPrefix) {
+			merged.Add(1)
+		}
+		return nil
+	}})
+	openLock := sys.openLock
+	sys.openLock = func(path string, opts *lockfile.Options) (locker, error) {
+		l, err := openLock(path, opts)
+		if filepath.Base(path) == mergeName {
+			l = tellingLocker{l, waits}
+		}
+		return l, err
+	}
+	b := mustOpen(t, simDir, nil, sys)
+	defer b.Close()
+	done := start(b, "b/0")
+	select {
+	case <-waits:
+	case err := <-done:
+		t.Fatalf("the update ends (%v) and has not waited for who merges", err)
+	}
+	if !finish() {
+		t.Fatal("the other's merge was in vain")
+	}
+	letGo()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if n := merged.Load(); n > 0 {
+		t.Errorf("%d segments were made beside those of who merged", n)
+	}
+}
+
+// Who finds nothing to merge leaves no MERGE behind.
+func TestNothingToMerge(t *testing.T) {
+	m := newMachine(faultfs.NewDisk(), 1)
+	s := mustOpen(t, simDir, &Options{JournalSize: softJournal}, m.system(plain(m.disk)))
+	defer s.Close()
+	mustUpdate(t, s, "w/0")
+	if st, err := s.Stat(context.Background()); err != nil || st.Segments != 1 {
+		t.Fatalf("%+v, %v; want one segment", st, err)
+	}
+	if ok, err := s.exists(s.path(mergeName)); ok || err != nil {
+		t.Errorf("MERGE is there: %v, %v; nothing was merged", ok, err)
+	}
+	mustUpdate(t, s, "w/1", "w/2", "w/3")
+	if ok, err := s.exists(s.path(mergeName)); !ok || err != nil {
+		t.Errorf("MERGE is there: %v, %v; segments were merged", ok, err)
 	}
 }
 

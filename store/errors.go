@@ -62,7 +62,11 @@ var (
 	// ErrNotDurable is reported when an update is committed and visible to
 	// all, but could not be flushed: it may not survive a power loss. It is
 	// not undone, and must not be run again as if it had not happened.
-	ErrNotDurable = errors.New("update is committed but may not survive a power loss")
+	//
+	// An error that is also [ErrConflict], [ErrNotFound] or an update function's
+	// own is that of an update that was not done: it is what refused it that is
+	// committed, and may not survive a power loss.
+	ErrNotDurable = errors.New("committed but may not survive a power loss")
 )
 
 // A ConflictError says what revision a record has, when a compare-and-swap

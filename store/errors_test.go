@@ -473,8 +473,15 @@ func TestLockIsNoLock(t *testing.T) {
 	if _, err := Open(dir, nil); !errors.Is(err, lockfile.ErrNotLockFile) || !strings.Contains(err.Error(), dir) {
 		t.Errorf("got %v, want lockfile.ErrNotLockFile naming it", err)
 	}
-	if got := contents[int](t, mustSnapshot(t, testOpen(t, dir, &Options{ReadOnly: true}, nil))); got["k"] != 2 {
+	if _, err := Open(dir, nil); !strings.Contains(fmt.Sprint(err), "may be removed") {
+		t.Errorf("%v does not say what to do", err)
+	}
+	reader := testOpen(t, dir, &Options{ReadOnly: true}, nil)
+	if got := contents[int](t, mustSnapshot(t, reader)); got["k"] != 2 {
 		t.Errorf("k = %d for a reader, want 2", got["k"])
+	}
+	if st, err := reader.Stat(t.Context()); err != nil || st.Revision != 2 || st.Lock.Known || st.Lock.State != lockfile.Unseen {
+		t.Errorf("Stat: %+v, %v; want all but LOCK described", st, err)
 	}
 	rep, err := Verify(t.Context(), dir)
 	if err != nil || rep.OK() {
@@ -482,6 +489,18 @@ func TestLockIsNoLock(t *testing.T) {
 	}
 	if got := readFile(t, filepath.Join(dir, lockName)); string(got) != string(before) {
 		t.Error("LOCK was written to")
+	}
+	if err := os.Remove(filepath.Join(dir, lockName)); err != nil {
+		t.Fatal(err)
+	}
+	mustPut(t, testOpen(t, dir, nil, nil), "k", 3)
+	// Where there is no store, it is somebody's file.
+	notes := t.TempDir()
+	if err := os.WriteFile(filepath.Join(notes, lockName), before, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(notes, nil); err == nil || strings.Contains(err.Error(), "may be removed") {
+		t.Errorf("without a store: %v, want an error that does not say to remove the file", err)
 	}
 }
 
@@ -755,6 +774,22 @@ func TestVerify(t *testing.T) {
 			t.Errorf("k = %d, want that of the newest, which is whole: 3", got)
 		}
 	})
+	t.Run("a segment is damaged", func(t *testing.T) {
+		dir, _ := storeWith(t, 3, &Options{JournalSize: 1})
+		sn := mustSnapshot(t, testOpen(t, dir, &Options{ReadOnly: true}, nil))
+		newest, damaged := filepath.Join(dir, manifestName(sn.Sequence())), sn.view.segs[0].path
+		overwrite(t, damaged, flip(segmentHeaderSize+recHeaderSize+8)(readFile(t, damaged)))
+		rep, err := Verify(t.Context(), dir)
+		if err != nil || rep.OK() {
+			t.Fatalf("Verify: %+v, %v", rep, err)
+		}
+		for _, f := range rep.Files {
+			path := filepath.Join(dir, f.Name)
+			if (f.Status == StatusDamaged) != (path == damaged) || (f.Status == StatusNewest) != (path == newest) {
+				t.Errorf("Verify says %s is %s: %v", f.Name, f.Status, f.Err)
+			}
+		}
+	})
 	t.Run("a record does not decode", func(t *testing.T) {
 		s := testStore(t, nil, nil)
 		bad := []byte("{")
@@ -903,5 +938,26 @@ func TestSegmentNameIsFlushed(t *testing.T) {
 	want := []string{"rename segment", "syncdir s", "rename manifest"}
 	if len(log) < 3 || !slices.Equal(log[:3], want) {
 		t.Errorf("%q, want %q first", log, want)
+	}
+}
+
+// TestNotStore: what is beside a store's own names by a letter is somebody
+// else's.
+func TestNotStore(t *testing.T) {
+	for name, own := range map[string]bool{
+		"LOCK": true, "MERGE": true, "LOCK.turn": true, "LOCK.claims": true, "MERGE.turn": true, "MERGE.claims": true, "lock.deploy": true, ".hidden": true,
+		"LOCK.txt": false, "MERGE.bak": false, "segment.csv": false, "segment.0000000000000001.xyz": false, "lock.": false, "lock": false, "Manifest": false,
+	} {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		s, err := Open(dir, nil)
+		if err == nil {
+			s.Close()
+		}
+		if (err == nil) != own || !own && (!errors.Is(err, ErrNotStore) || !strings.Contains(err.Error(), name)) {
+			t.Errorf("%s: got %v, want ErrNotStore: %v", name, err, !own)
+		}
 	}
 }

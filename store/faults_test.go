@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
+	"path/filepath"
 	"slices"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/recordstore/recordstore/internal/vfs/faultfs"
 )
@@ -205,5 +208,93 @@ func TestNoSpace(t *testing.T) {
 			mustUpdate(t, s, "w/2")
 			wantState(t, m.system(plain(m.disk)), "w/0", "w/2")
 		})
+	}
+}
+
+// A disk that is full of the store's own old files has room for a commit: they
+// are retired, below a manifest that is known to be on disk.
+func TestNoSpaceButOldFiles(t *testing.T) {
+	const room = 30 // files
+	for _, tc := range []struct {
+		name     string
+		unmarked uint64 // as many of the newest manifests
+		young    bool
+		works    bool
+	}{
+		{"the newest is marked", 0, false, true},
+		{"the newest are not marked: their writers have died", 3, false, true},
+		{"none is marked", room, false, false},
+		{"the files are young", 0, true, false},
+	} {
+		for what, cause := range map[string]error{"update": syscall.ENOSPC, "rewrite": syscall.EDQUOT, "retire all": syscall.ENOSPC} {
+			if what == "retire all" && tc.young {
+				continue // it waits until they are not
+			}
+			t.Run(fmt.Sprintf("%s, %s", tc.name, what), func(t *testing.T) {
+				m := newMachine(faultfs.NewDisk(), 1)
+				var mu sync.Mutex
+				highest := uint64(0) // that was removed
+				h := &faultfs.Hooked{FS: m.disk, Before: func(op faultfs.Op) error {
+					mu.Lock()
+					defer mu.Unlock()
+					if names, err := m.disk.ReadDir(simDir); err == nil && len(names) >= room && op.Kind == faultfs.OpCreate {
+						return cause
+					}
+					if seq, ok := parseManifestName(filepath.Base(op.Path)); ok && op.Kind == faultfs.OpRemove {
+						highest = max(highest, seq)
+					}
+					return nil
+				}}
+				sys := m.system(h)
+				sys.retireEvery = math.MaxInt64
+				sys.keepAge = time.Hour
+				if now := sys.now; !tc.young { // the disk's clock goes on when nothing is written
+					sys.now = func() time.Time { return now().Add(24 * time.Hour) }
+				}
+				s := mustOpen(t, simDir, nil, sys)
+				defer s.Close()
+				var keys []string
+				for s.cur.Load().seq < room-1 { // and LOCK
+					keys = append(keys, updateKey("w", len(keys)))
+					mustUpdate(t, s, keys[len(keys)-1])
+				}
+				newest := s.cur.Load().seq
+				for seq := newest; seq > 0 && seq+tc.unmarked > newest; seq-- {
+					f, err := m.disk.Open(s.manifestPath(seq))
+					if err == nil {
+						err = f.Chmod(0o644)
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+				}
+				var err error
+				kept := uint64(sys.keep)
+				switch what {
+				case "update":
+					_, err = applyUpdate(context.Background(), s, "w/more", nil)
+				case "rewrite":
+					err = s.compactLocked(context.Background())
+				case "retire all":
+					s.sys.keepAge, kept = 1, 0
+					err = s.retireAll(context.Background())
+				}
+				settle(s)
+				if (err == nil) != tc.works || err != nil && !errors.Is(err, cause) {
+					t.Fatalf("it reports %v, want that it is done: %v", err, tc.works)
+				}
+				if tc.works && what == "update" {
+					keys = append(keys, "w/more")
+				}
+				wantState(t, m.system(plain(m.disk)), keys...)
+				below := newest - tc.unmarked
+				if what == "retire all" {
+					below = newest // it has published a manifest of its own
+				}
+				if (highest > 0) != tc.works || tc.works && highest != below-kept {
+					t.Errorf("removed up to sequence %d, the highest that was marked is %d", highest, below)
+				}
+			})
+		}
 	}
 }

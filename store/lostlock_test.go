@@ -61,7 +61,7 @@ func TestLostLock(t *testing.T) {
 	s := mustOpen(t, simDir, &Options{Network: true}, sys)
 	defer s.Close()
 	mustUpdate(t, s, "before")
-	for n := range lockTries + 1 {
+	for n := range maxVain + 1 {
 		losses, taken = n, 0
 		key, runs := updateKey("w", n), 0
 		rev, err := s.Update(t.Context(), func(tx *Tx) error {
@@ -69,7 +69,7 @@ func TestLostLock(t *testing.T) {
 			return tx.Put(key, runs)
 		})
 		_, getErr := s.Get(t.Context(), key)
-		if n < lockTries {
+		if n < maxVain {
 			if err != nil || rev == 0 || getErr != nil || runs != n+1 || taken != n+1 {
 				t.Errorf("lost %d times: %v; %d runs, LOCK taken %d times; Get: %v", n, err, runs, taken, getErr)
 			}
@@ -78,8 +78,8 @@ func TestLostLock(t *testing.T) {
 		if !errors.Is(err, syscall.EIO) || errors.Is(err, ErrUnknown) || errors.Is(err, ErrNotDurable) || !errors.Is(getErr, ErrNotFound) {
 			t.Errorf("lost %d times: %v, want EIO alone; Get: %v", n, err, getErr)
 		}
-		if losses != 0 || taken != lockTries {
-			t.Errorf("LOCK was taken %d times, want %d", taken, lockTries)
+		if losses != 0 || taken != maxVain {
+			t.Errorf("LOCK was taken %d times, want %d", taken, maxVain)
 		}
 	}
 }
@@ -109,7 +109,7 @@ func TestLostLockLeave(t *testing.T) {
 		waits := func() bool {
 			s.qmu.Lock()
 			defer s.qmu.Unlock()
-			return taken == 1 && len(s.waiting) == 1 && s.waiting[0].lost == 1
+			return taken == 1 && len(s.waiting) == 1 && s.waiting[0].vain == 1
 		}
 		for began := time.Now(); !waits(); time.Sleep(time.Millisecond) {
 			if time.Since(began) > time.Minute {
@@ -149,7 +149,7 @@ func TestLostLockCompact(t *testing.T) {
 	defer s.Close()
 	for i := range 3 {
 		mustUpdate(t, s, updateKey("w", i))
-		losses = lockTries - 1
+		losses = maxVain - 1
 		if err := s.Compact(t.Context()); err != nil || losses != 0 {
 			t.Fatalf("Compact: %v; %d losses are left", err, losses)
 		}

@@ -468,7 +468,7 @@ func placeDamage(path string, body []byte) error {
 	}
 	for range count {
 		r, reason := cutRec(body[off:])
-		if reason == "" && binary.LittleEndian.Uint32(r[len(r)-checksumSize:]) != checksum(r[:len(r)-checksumSize]) {
+		if reason == "" && !r.intact() {
 			reason = "wrong checksum of a record"
 		}
 		if reason != "" {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -144,4 +145,47 @@ func TestPublishUnderNewer(t *testing.T) {
 	if !errors.Is(err, ErrNewerVersion) || errors.Is(err, ErrUnknown) || errors.Is(err, fs.ErrExist) || time.Since(began) > patience/2 {
 		t.Errorf("Put: %v, after %v", err, time.Since(began))
 	}
+}
+
+// A listing that is read while names come and go may show what was just published as the
+// highest, though it is an orphan: its base is gone by then.
+func TestOrphanIsHighest(t *testing.T) {
+	m := newMachine(faultfs.NewDisk(), 1)
+	m.lock = nil
+	network := &Options{Network: true}
+	b := mustOpen(t, simDir, network, m.system(plain(m.disk)))
+	defer b.Close()
+	stop := stopAt(faultfs.OpLink, 2)
+	var partial atomic.Bool
+	sys := m.system(&faultfs.Hooked{
+		FS: listing{m.disk, func(names []string) []string {
+			if !partial.CompareAndSwap(true, false) {
+				return names
+			}
+			return []string{lockName, manifestName(2)}
+		}},
+		Before: stop.before,
+		After: func(op faultfs.Op, err error) error {
+			if stop.at(op) && err == nil {
+				partial.Store(true)
+			}
+			return err
+		},
+	})
+	a := mustOpen(t, simDir, network, sys)
+	defer a.Close()
+	done := start(a, "a/0")
+	<-stop.reached
+	mustUpdate(t, b, "b/0", "b/1", "b/2", "b/3", "b/4")
+	if seqs, _, err := b.list(); err != nil || slices.Contains(seqs, 2) {
+		t.Fatalf("%v, %v; want 2 retired", seqs, err)
+	}
+	close(stop.goOn)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if partial.Load() {
+		t.Error("the directory was not listed after publishing")
+	}
+	wantState(t, sys, "b/0", "b/1", "b/2", "b/3", "b/4", "a/0")
 }

@@ -186,6 +186,33 @@ func updates(n int, opts *Options) scenario {
 	}
 }
 
+// withSpares is a process that has committed again and again: it makes the next
+// temporary file while the last commit is being flushed.
+func withSpares(r *recorder) error {
+	r.m.spare = true
+	s, err := r.open(nil)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	s.spare.row, s.spare.wanted = spareRow, time.Now()
+	met := 0
+	for i := range 4 {
+		if err := r.update(s, updateKey("w", i)); err != nil {
+			return err
+		}
+		s.spare.mu.Lock()
+		if s.spare.file != nil {
+			met++
+		}
+		s.spare.mu.Unlock()
+	}
+	if met == 0 {
+		return errors.New("there was no spare")
+	}
+	return nil
+}
+
 // compacting commits, compacts, and commits.
 func compacting(opts *Options) scenario {
 	return func(r *recorder) error {
@@ -441,6 +468,7 @@ func TestPowerLoss(t *testing.T) {
 	}{
 		{"create and commit", updates(5, nil), nil, 100},
 		{"two processes", overlapping, nil, 100},
+		{"temporary files made ahead", withSpares, nil, 50},
 		{"network file system", updates(4, network), network, 100},
 		// Here are more operations, by far.
 		{"journal moved", updates(3, soft), soft, 5},

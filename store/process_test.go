@@ -469,8 +469,8 @@ func TestLockHeldByProcess(t *testing.T) {
 		t.Error(err)
 	}
 	st, err := s.Stat(t.Context())
-	if err != nil || !st.Held || st.Holder.PID != holder.Process.Pid || st.Holder.Purpose != "a long story" {
-		t.Errorf("Stat: held %v by %v, %v; want pid %d", st.Held, st.Holder, err, holder.Process.Pid)
+	if err != nil || !st.Lock.Known || st.Lock.Holder.PID != holder.Process.Pid || st.Lock.Holder.Purpose != "a long story" {
+		t.Errorf("Stat: %v, %v; want pid %d", st.Lock, err, holder.Process.Pid)
 	}
 
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
@@ -697,6 +697,58 @@ func TestDiskFull(t *testing.T) {
 	}
 	defer other.Close()
 	put(t, other, "k", "v")
+	wantHealthy(t, dir)
+}
+
+// TestDiskFullOfOldFiles fills a small file system with what a burst of commits
+// leaves, which is all too young to be retired then.
+func TestDiskFullOfOldFiles(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can mount a small file system")
+	}
+	for name, first := range map[string]func(s *store.Store) error{
+		"delete":  func(s *store.Store) error { _, err := s.Delete(t.Context(), "k0"); return err },
+		"compact": func(s *store.Store) error { return s.Compact(t.Context()) },
+	} {
+		t.Run(name, func(t *testing.T) { fullOfOldFiles(t, first) })
+	}
+}
+
+func fullOfOldFiles(t *testing.T, first func(s *store.Store) error) {
+	mnt := t.TempDir()
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", mnt).CombinedOutput(); err != nil {
+		t.Skipf("cannot mount a tmpfs: %v: %s", err, out)
+	}
+	t.Cleanup(func() {
+		if out, err := exec.Command("umount", mnt).CombinedOutput(); err != nil {
+			t.Errorf("umount: %v: %s", err, out)
+		}
+	})
+	dir := filepath.Join(mnt, "s")
+	s, err := store.Open(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for i := 0; err == nil; i++ {
+		if i == 100_000 {
+			t.Skip("the disk does not get full: commits take too long here")
+		}
+		_, err = s.Put(t.Context(), fmt.Sprint("k", i%64), strings.Repeat("x", 500))
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		t.Fatal(err)
+	}
+	time.Sleep(1100 * time.Millisecond)
+	if err := first(s); err != nil {
+		t.Fatalf("%v, and the disk is full of old files: there are %d", err, len(tree(t, dir)))
+	}
+	if err := s.Compact(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if st, err := s.Stat(t.Context()); err != nil || st.Manifests > 3 || st.SegmentFiles > 1 {
+		t.Errorf("%+v, %v: the old files are still there", st, err)
+	}
 	wantHealthy(t, dir)
 }
 

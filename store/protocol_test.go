@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -548,4 +549,51 @@ func TestTornWhileRecovering(t *testing.T) {
 		return err
 	}})
 	wantState(t, sys, "b/0", "w/0")
+}
+
+// A conflict is found with what others of the group have changed, and that could
+// not be flushed: the answer is the conflict, and says so.
+func TestConflictNotDurable(t *testing.T) {
+	m := newMachine(faultfs.NewDisk(), 1)
+	var failing atomic.Bool
+	s := mustOpen(t, simDir, nil, m.system(&faultfs.Hooked{FS: m.disk, Before: func(op faultfs.Op) error {
+		if op.Kind == faultfs.OpSync && failing.Load() {
+			return syscall.EIO
+		}
+		return nil
+	}}))
+	defer s.Close()
+	m.lock <- struct{}{} // so that both wait, and become one group
+	failing.Store(true)
+	put, cas, own := make(chan error, 1), make(chan error, 1), make(chan error, 1)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go func() {
+		_, err := s.Put(ctx, "k", 1)
+		put <- err
+	}()
+	waitQueued(s, 1)
+	go func() {
+		_, err := s.CompareAndSwap(ctx, "k", 0, 2)
+		cas <- err
+	}()
+	waitQueued(s, 2)
+	refused := errors.New("refused")
+	go func() {
+		_, err := s.Update(ctx, func(*Tx) error { return refused })
+		own <- err
+	}()
+	waitQueued(s, 3)
+	<-m.lock
+	if err := <-put; !errors.Is(err, ErrNotDurable) {
+		t.Errorf("the update reports %v, want %v", err, ErrNotDurable)
+	}
+	err := <-cas
+	conflict := (*ConflictError)(nil)
+	if !errors.As(err, &conflict) || !errors.Is(err, ErrConflict) || !errors.Is(err, ErrNotDurable) || !errors.Is(err, syscall.EIO) {
+		t.Errorf("the conflict is %v, want that it rests on what is not durable", err)
+	}
+	if err := <-own; !errors.Is(err, refused) || !errors.Is(err, ErrNotDurable) {
+		t.Errorf("the function's error is %v, want that it rests on what is not durable", err)
+	}
 }

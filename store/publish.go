@@ -73,13 +73,14 @@ func (s *Store) prepareTemp() vfs.File {
 
 // A spare is a temporary file for the next commit, made while the last one is
 // being flushed: creating a file is among the slower things that a file system
-// does. Only a process that commits again and again has one.
+// does. Only a process that commits again and again has one, and it is removed
+// soon after the last commit.
 type spare struct {
-	mu     sync.Mutex // protects the fields below
-	file   vfs.File   // nil: none
-	made   time.Time
-	wanted time.Time // when one was last asked for
-	row    int       // how often in a row that was not long after the time before
+	mu     sync.Mutex  // protects the fields below
+	file   vfs.File    // nil: none
+	expiry *time.Timer // of file, if there is one: removes it after spareAge
+	wanted time.Time   // when one was last asked for
+	row    int         // how often in a row that was not long after the time before
 }
 
 // spareAge is how old a spare may be: it has the permissions that LOCK had when
@@ -94,17 +95,28 @@ const spareRow = 8
 func (sp *spare) take(s *Store, now time.Time) vfs.File {
 	sp.mu.Lock()
 	defer sp.mu.Unlock()
-	f := sp.file
 	if now.Sub(sp.wanted) > spareAge {
 		sp.row = 0
 	}
 	sp.row++
-	sp.file, sp.wanted = nil, now
-	if now.Sub(sp.made) > spareAge {
+	sp.wanted = now
+	f := sp.file
+	sp.file = nil
+	if f != nil && !sp.expiry.Stop() { // it is too old, and just about to be removed
 		s.discard(f)
 		return nil
 	}
 	return f
+}
+
+// expire removes f if it is the spare still. With the lock: Close waits for it.
+func (sp *spare) expire(s *Store, f vfs.File) {
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
+	if sp.file == f {
+		sp.file = nil
+		s.discard(f)
+	}
 }
 
 // makeSpare makes a spare if one will be wanted soon, as it seems.
@@ -119,7 +131,8 @@ func (s *Store) makeSpare() {
 		return // not into a directory that has been put in the store's place
 	}
 	if f, err := s.newTemp(nil); err == nil {
-		s.spare.file, s.spare.made = f, now
+		s.spare.file = f
+		s.spare.expiry = time.AfterFunc(spareAge, func() { s.spare.expire(s, f) })
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // A request is one call of Update, on its way through a group commit.
@@ -19,7 +20,7 @@ type request struct {
 	fn   func(*Tx) error
 	idle bool // it changes nothing, for sure
 	own  bool // its caller leads, and runs it himself
-	lost int  // how often LOCK was lost before it was published
+	vain int  // how often it was tried in vain, for a reason that may be gone
 
 	said chan word  // capacity 1: the leader's call to run fn, and the answer
 	ran  chan error // capacity 1: what came of such a call
@@ -105,15 +106,12 @@ func (r *request) leaveCommitting() (left, changed bool) {
 	return true, r.changed
 }
 
-// isGone tells whether the caller has left.
-func (r *request) isGone() bool {
+// waits tells whether the caller has not left.
+func (r *request) waits() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.phase == gone
+	return r.phase != gone
 }
-
-// waits tells whether the caller waits for an answer.
-func (r *request) waits() bool { return !r.isGone() }
 
 // try runs the function on the group's goroutine. If it does not return, the
 // request is unruly from then on, and the caller may leave.
@@ -206,43 +204,60 @@ func (r *request) answer(out outcome) {
 // are any, one goroutine leads: it takes LOCK, and takes along all that wait
 // by then.
 type queue struct {
-	qmu     sync.Mutex // protects the fields below, but for busy
-	waiting []*request
-	leading bool
-	closed  atomic.Bool        // set under qmu
-	retract context.CancelFunc // ends the leader's wait for LOCK
-	busy    sync.WaitGroup     // the leader, and the groups being flushed
-	crowd   atomic.Bool        // the last group was one of several
-	slots   chan struct{}      // holds one for each group from LOCK to the end of its flush
+	qmu      sync.Mutex // protects the fields below, but for busy
+	waiting  []*request
+	leading  bool
+	noGather time.Time          // until then gather costs too much
+	closed   atomic.Bool        // set under qmu
+	retract  context.CancelFunc // ends the leader's wait for LOCK
+	busy     sync.WaitGroup     // the leader, and the groups being flushed
+	crowd    atomic.Bool        // the last group was one of several
+	slots    chan struct{}      // capacity 1: holds something from before LOCK to the end of a group's flush
 }
-
-// flights is how many groups of a process are on their way at the same time.
-// More would be smaller groups, and not be there any sooner.
-const flights = 1
 
 // gatherYields is how often the leader must have let others run without
 // somebody coming for a group to be complete: some ten microseconds, which is
 // short against a flush, of which a group needs one however many are in it.
-const gatherYields = 50
+//
+// gatherTime bounds all of it, and 64 goroutines come within that. Where others
+// compute, letting them run once may take some ten milliseconds, with the
+// process's only slot held: then the next groups do without, for gatherPause
+// times as long as that took.
+const (
+	gatherYields = 50
+	gatherTime   = 300 * time.Microsecond
+	gatherPause  = 5
+)
 
 // gather lets those come who have just been answered, if they were several: who
 // comes again at once belongs into one group with the others.
 func (q *queue) gather() {
-	if !q.crowd.Load() {
+	began := time.Now()
+	q.qmu.Lock()
+	dear := began.Before(q.noGather)
+	q.qmu.Unlock()
+	if dear || !q.crowd.Load() {
 		return
 	}
-	n := 0
-	for yields := 0; yields < gatherYields; yields++ {
+	n, spent := 0, time.Duration(0)
+	for yields := 0; yields < gatherYields && spent < gatherTime; yields++ {
 		runtime.Gosched()
+		spent = time.Since(began)
 		q.qmu.Lock()
 		if len(q.waiting) != n {
 			n, yields = len(q.waiting), 0
 		}
 		q.qmu.Unlock()
 	}
+	if spent > 4*gatherTime {
+		q.qmu.Lock()
+		q.noGather = began.Add(spent + gatherPause*spent)
+		q.qmu.Unlock()
+	}
 }
 
-// slot waits for a place among those on their way.
+// slot waits until the last group is on disk. Several on their way at once would
+// be smaller groups, and not be there any sooner.
 func (q *queue) slot(ctx context.Context) error {
 	select {
 	case q.slots <- struct{}{}:
@@ -351,17 +366,17 @@ func (q *queue) takeAlone() bool {
 }
 
 // again has those of a group of which nothing is published wait once more, before all
-// others, and returns those who have done so often enough, if LOCK was lost.
-func (q *queue) again(group []*request, lost bool) (tired []*request) {
+// others, and returns those who have done so often enough, if that counts.
+func (q *queue) again(group []*request, counts bool) (tired []*request) {
 	q.qmu.Lock()
 	defer q.qmu.Unlock()
 	var waiting []*request
 	for _, r := range group {
-		if lost {
-			r.lost++
+		if counts {
+			r.vain++
 		}
 		switch {
-		case r.lost >= lockTries:
+		case r.vain >= maxVain:
 			tired = append(tired, r)
 		case r.requeue():
 			waiting = append(waiting, r)

@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -173,5 +176,30 @@ func TestLeaveWhileTaken(t *testing.T) {
 			t.Errorf("%v, and it is there", err)
 		}
 		b.Close()
+	}
+}
+
+// Where others compute, to let them run costs a time slice. A leader does so once
+// in a while, not fifty times for each group.
+func TestGatherInBusyProcess(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2))
+	var stop atomic.Bool
+	var spinning sync.WaitGroup
+	for range 4 {
+		spinning.Go(func() {
+			for !stop.Load() {
+			}
+		})
+	}
+	defer spinning.Wait()
+	defer stop.Store(true)
+	q := new(queue)
+	q.crowd.Store(true)
+	began := time.Now()
+	for range 4 {
+		q.gather()
+	}
+	if took := time.Since(began); took > 500*time.Millisecond {
+		t.Errorf("four groups were gathered in %v, want a time slice or two", took)
 	}
 }

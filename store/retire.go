@@ -1,9 +1,11 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/recordstore/recordstore/internal/vfs"
@@ -24,7 +26,7 @@ const (
 const tempAge = 10 * time.Minute
 
 // retire removes manifests that nobody needs any more, given that marked has
-// been flushed and marked by this process. It goes in ascending order and
+// been flushed and marked, by whomever. It goes in ascending order and
 // stops at the first removal that fails: as long as a name is there, no name
 // above it has been removed, and much rests on that (I2 in docs/DESIGN.md).
 //
@@ -41,31 +43,93 @@ func (s *Store) mayRetire(marked *state) bool {
 	return marked.seq%uint64(min(s.sys.retireEvery, max(1, retireBytes/marked.size))) == 0
 }
 
-// retireBelow is retire, now. It keeps the given number of newest manifests.
-func (s *Store) retireBelow(marked *state, keep int) {
+// madeRoom tells whether err says that the disk is full, nothing was done because
+// of that, and room has been made since: then it is worth another try. What runs
+// only after a commit that has succeeded would leave a full disk full for ever,
+// with our own litter.
+func (s *Store) madeRoom(err error) bool {
+	full := errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+	if !full || errors.Is(err, ErrUnknown) || errors.Is(err, ErrNotDurable) {
+		return false
+	}
+	st, err := s.newest(context.Background())
+	if err != nil {
+		return false
+	}
+	defer st.release()
+	marked := s.lastMarked(st)
+	if marked == nil {
+		return false
+	}
+	defer marked.release()
+	if marked.network && s.here.dir.Sync() != nil {
+		return false // there, a mark says nothing of the name
+	}
+	return s.retireBelow(marked, s.sys.keep)
+}
+
+// lastMarked returns st if it is marked, or else the nearest of its ancestors that
+// is, acquired; nil if there is none. A mark tells by itself that a manifest is on
+// disk, whoever has flushed it. The newest may never get one, if its writer has
+// died or his flush has failed. It is not flushed in his place, for that would
+// prove nothing (see mustRecover); but its ancestors are as durable as before.
+func (s *Store) lastMarked(st *state) *state {
+	if info, err := s.statOf(st); err == nil && info.Marked() {
+		st.acquire() // cannot fail: the caller holds one
+		return st
+	}
+	for _, a := range st.ancestors {
+		if info, err := s.sys.fs.Lstat(s.manifestPath(a.seq)); err != nil || !info.Marked() {
+			continue
+		}
+		if old, err := s.load(a.seq); err == nil {
+			if old.commit == a.commit {
+				return old
+			}
+			old.release()
+		}
+	}
+	return nil
+}
+
+// retireBelow is retire, now. It keeps the given number of newest manifests, and
+// reports whether any room was made.
+func (s *Store) retireBelow(marked *state, keep int) (freed bool) {
 	// Fixed before the directory is listed: whoever published what is to be
 	// kept had done so by then, see settled.
 	limit := marked.seq - min(marked.seq, uint64(keep-1))
 	self, err := s.statOf(marked)
 	if err != nil || !self.Marked() {
-		return
+		return false
 	}
 	seqs, others, err := s.list()
 	if err != nil {
-		return
+		return false
 	}
-	for len(seqs) > 0 && seqs[0] < limit && s.removeOld(s.manifestPath(seqs[0]), self, s.keepAge()) {
-		seqs = seqs[1:]
+	at := s.fileTime(self)
+	for len(seqs) > 0 && seqs[0] < limit && s.removeOld(s.manifestPath(seqs[0]), at, s.keepAge()) {
+		seqs, freed = seqs[1:], true
 	}
 	var unnamed []segmentRef // that marked does not name; most of the others need not be looked at
 	for _, name := range others {
 		if vfs.IsTemp(name) {
-			s.removeOld(s.path(name), self, tempAge)
+			freed = s.removeOld(s.path(name), at, tempAge) || freed
 		} else if seq, id, ok := parseSegmentName(name); ok && len(seqs) > 0 && seq <= seqs[0] && !marked.names(id) {
 			unnamed = append(unnamed, segmentRef{seq: seq, id: id})
 		}
 	}
-	s.retireSegments(marked, unnamed)
+	return s.retireSegments(marked, unnamed) || freed
+}
+
+// fileTime is the time by which the ages of files are judged, by the file
+// system's own clock: now, where that is this machine's, and else the time of the
+// manifest that retires. By that alone, what a burst of commits leaves would never
+// be old while nothing more is committed.
+func (s *Store) fileTime(self vfs.Info) time.Time {
+	if now := s.sys.now(); !s.network.Load() && now.After(self.ModTime) {
+		return now
+	}
+	return self.ModTime
 }
 
 // retireSegments removes those of the segments, none of which marked names, that
@@ -78,27 +142,29 @@ func (s *Store) retireBelow(marked *state, keep int) {
 // none is there, marked itself was retired meanwhile, and is asked.) Orphans do
 // not matter, nor do names that a power loss brought back: nobody stands on
 // them.
-func (s *Store) retireSegments(marked *state, unnamed []segmentRef) {
+func (s *Store) retireSegments(marked *state, unnamed []segmentRef) (freed bool) {
 	if len(unnamed) == 0 {
-		return
+		return false
 	}
 	lowest, err := s.lowestAncestor(&marked.header)
 	if err != nil {
-		return
+		return false
 	}
 	for _, ref := range unnamed {
 		if ref.seq <= lowest.seq && !lowest.names(ref.id) {
-			s.removeSegment(s.path(ref.name()))
+			freed = s.removeSegment(s.path(ref.name())) || freed
 		}
 	}
+	return freed
 }
 
 // removeSegment removes a segment, and then gives the file system time: it may
-// have much to do for a large file, and what others flush waits for that.
-func (s *Store) removeSegment(path string) {
+// have much to do for a large file, and what others flush waits for that. It
+// reports whether it did.
+func (s *Store) removeSegment(path string) bool {
 	info, err := s.sys.fs.Lstat(path)
 	if err != nil || s.sys.fs.Remove(path) != nil {
-		return // the next one does
+		return false // the next one does
 	}
 	const perMiB = 5 * time.Millisecond
 	if pause := time.Duration(info.Size>>20) * perMiB; pause > 0 {
@@ -109,6 +175,7 @@ func (s *Store) removeSegment(path string) {
 		case <-s.background.Done():
 		}
 	}
+	return true
 }
 
 // lowestAncestor returns the lowest ancestor of h, or h itself, that is still
@@ -149,14 +216,14 @@ func (s *Store) keepAge() time.Duration {
 	return keepAgeLocal
 }
 
-// removeOld removes a file that was written at least age before self, by the
-// file system's own clock. It reports whether the name is free now.
-func (s *Store) removeOld(path string, self vfs.Info, age time.Duration) bool {
+// removeOld removes a file that was written at least age before at. It reports
+// whether the name is free now.
+func (s *Store) removeOld(path string, at time.Time, age time.Duration) bool {
 	info, err := s.sys.fs.Lstat(path)
 	if err == nil {
 		// A file from the future was written before the clock was put right: to
 		// keep it would keep all that is above it.
-		if d := self.ModTime.Sub(info.ModTime); -age < d && d < age {
+		if d := at.Sub(info.ModTime); -age < d && d < age {
 			return false
 		}
 		err = s.sys.fs.Remove(path)

@@ -430,7 +430,7 @@ type segment struct {
 	ref   segmentRef
 	cache *blockCache
 	file  vfs.File
-	refs  atomic.Int64 // holders of the open file; it is closed when there are none
+	refs  // holders of the open file; it is closed when there are none
 
 	mu  sync.Mutex // for the first to read
 	top atomic.Pointer[segmentTop]
@@ -466,28 +466,14 @@ func openSegment(fsys vfs.FS, path string, store ID, ref segmentRef, cache *bloc
 		return nil, err
 	}
 	g := &segment{path: path, store: store, ref: ref, cache: cache, file: f}
-	g.refs.Store(1)
+	g.n.Store(1)
 	return g, nil
-}
-
-// acquire keeps the segment's file open until release. It reports false if the
-// file is closed already.
-func (g *segment) acquire() bool {
-	for {
-		n := g.refs.Load()
-		if n == 0 {
-			return false
-		}
-		if g.refs.CompareAndSwap(n, n+1) {
-			return true
-		}
-	}
 }
 
 // release gives up what acquire or openSegment gave. Records that were read
 // stay valid. With the last holder its blocks leave the cache.
 func (g *segment) release() {
-	if g.refs.Add(-1) > 0 {
+	if !g.leave() {
 		return
 	}
 	g.file.Close() // opened for reading: nothing to lose
@@ -597,6 +583,11 @@ func (g *segment) get(key string) (rec, error) {
 		if i < 0 {
 			return nil, nil
 		}
+		if b.at.height == 1 {
+			if alone, err := g.holdsAlone(b, i, key); alone || err != nil {
+				return nil, err
+			}
+		}
 		if b, err = g.down(b, i, true); err != nil {
 			return nil, err
 		}
@@ -605,6 +596,29 @@ func (g *segment) get(key string) (rec, error) {
 		return b.rec(i), nil
 	}
 	return nil, nil
+}
+
+// holdsAlone tells whether the data block below the i-th entry of b has a single
+// record, whose key is not key. It does so for blocks that the cache does not
+// keep: who looks for a key that is not there would read a large value for that,
+// each time. The index has the record's key, and its first bytes tell its size.
+//
+// These are not verified: that takes the whole block. But damage to them makes
+// the record longer or shorter than the block, which is then read, and refused.
+// (Or just as long, if there are more records in it: in blocks of this size this
+// program writes one.)
+func (g *segment) holdsAlone(b *block, i int, key string) (bool, error) {
+	e := b.data[b.starts[i]:]
+	size := int64(binary.LittleEndian.Uint32(e[8:]))
+	if size <= defaultDataBlock || g.cache.keeps(size) || string(b.key(i)) == key {
+		return false, nil
+	}
+	head, err := g.read(int64(binary.LittleEndian.Uint64(e)), recHeaderSize)
+	if err != nil {
+		return false, err
+	}
+	name, first, value := rec(head).sizes()
+	return recHeaderSize+int64(name)+int64(first)+int64(value)+checksumSize == size, nil
 }
 
 // info returns what the footer says.

@@ -1193,3 +1193,87 @@ func fuzzSegment(t *testing.T, g *segment) {
 		t.Fatalf("written again: %d records, %v; want %d", len(got), err, len(recs))
 	}
 }
+
+// counting counts the bytes that are read.
+type counting struct {
+	vfs.File
+	read *int64
+}
+
+func (c counting) ReadAt(p []byte, off int64) (int, error) {
+	*c.read += int64(len(p))
+	return c.File.ReadAt(p, off)
+}
+
+// Who looks for a key beside a large record does not read that record, and does
+// not keep it in memory.
+func TestSegmentLargeRecord(t *testing.T) {
+	const size = 1 << 20
+	large := encodeRec("m", "raw", make([]byte, size), 1, 2, 0)
+	for name, recs := range map[string][]rec{
+		"alone":        {large},
+		"among others": {encodeRec("a", "raw", nil, 1, 2, 0), large, encodeRec("z", "raw", nil, 1, 2, 0)},
+		"at the end":   {encodeRec("a", "raw", nil, 1, 2, 0), large},
+	} {
+		for _, cache := range []*blockCache{nil, newBlockCache(size)} {
+			t.Run(fmt.Sprintf("%s, cache: %v", name, cache != nil), func(t *testing.T) {
+				b, ref := writeSegment(t, recs, segmentLayout{})
+				g := openBytes(t, b, ref, cache)
+				read := int64(0)
+				g.file = counting{g.file, &read}
+				for _, key := range []string{"0", "mm", "n", "zz"} {
+					if r, err := g.get(key); r != nil || err != nil {
+						t.Errorf("%s: %v, %v; want that it is not there", key, r, err)
+					}
+				}
+				if read > 16<<10 {
+					t.Errorf("%d bytes were read to find four keys that are not there", read)
+				}
+				if top := g.top.Load(); top.root.cost() > 4<<10 {
+					t.Errorf("the root takes %d bytes of memory", top.root.cost())
+				}
+				for _, r := range recs {
+					if got, err := g.get(string(r.key())); err != nil || !bytes.Equal(got, r) {
+						t.Errorf("%s: %d bytes, %v; want its record", r.key(), len(got), err)
+					}
+				}
+				if err := g.check(); err != nil {
+					t.Error(err)
+				}
+				checkSegment(t, b, ref, recs)
+
+				// What is returned was verified, and damage to a size is no "not found".
+				at := bytes.Index(b, large)
+				for _, off := range []int{1, 2, 4, recHeaderSize + size/2} {
+					bad := bytes.Clone(b)
+					bad[at+off] ^= 0x10
+					for _, key := range []string{"m", "mm"} {
+						_, err := openBytes(t, bad, ref, cache).get(key)
+						if off >= recHeaderSize && key == "mm" {
+							continue // that byte is not looked at
+						}
+						if !errors.Is(err, ErrCorrupt) {
+							t.Errorf("byte %d of the record damaged: %s: %v, want %v", off, key, err, ErrCorrupt)
+						}
+					}
+				}
+			})
+		}
+	}
+}
+
+// A large block of another writer may have several records: what comes after the
+// first is found.
+func TestSegmentLargeBlock(t *testing.T) {
+	var recs []rec
+	for i := range 40 {
+		recs = append(recs, encodeRec(fmt.Sprintf("k%02d", i), "raw", make([]byte, 1000), 1, 2, 0))
+	}
+	b, ref := writeSegment(t, recs, segmentLayout{dataBlock: 16 << 10})
+	g := openBytes(t, b, ref, nil)
+	for _, r := range recs {
+		if got, err := g.get(string(r.key())); err != nil || !bytes.Equal(got, r) {
+			t.Errorf("%s: %d bytes, %v; want its record", r.key(), len(got), err)
+		}
+	}
+}

@@ -193,6 +193,9 @@ func (w *segmentWriter) finish() (segmentRef, error) {
 		return segmentRef{}, w.err
 	}
 	w.info.height = len(w.pending) - 1
+	if w.info.height == 0 && len(w.pending[0].data) > w.layout.dataBlock {
+		w.info.height = 1 // a root stays in memory, and every lookup begins with it
+	}
 	for level := range w.info.height {
 		w.flush(level)
 	}

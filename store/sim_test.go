@@ -34,6 +34,7 @@ type simMachine struct {
 	lock  chan struct{} // nil: a lock that excludes nobody
 	merge chan struct{} // likewise, of MERGE
 	tick  *atomic.Int64
+	spare bool // temporary files are made ahead
 }
 
 func newMachine(disk *faultfs.Disk, run byte) *simMachine {
@@ -67,7 +68,7 @@ func (m *simMachine) system(h *faultfs.Hooked) system {
 			}
 			return b[:n], nil
 		},
-		noSpare:     true,
+		noSpare:     !m.spare,
 		layout:      segmentLayout{dataBlock: 64, indexBlock: 64},
 		keep:        2,
 		keepAge:     1,

@@ -31,11 +31,9 @@ type Stats struct {
 
 	Manifests    int // files in the directory, old ones included
 	SegmentFiles int // likewise
-	Temporary    int // writes in progress, or the litter of processes that died
+	Temporary    int // writes in progress or about to be, or the litter of processes that died
 
-	Held   bool            // somebody holds LOCK, and is recorded
-	Holder lockfile.Holder // who, if Held
-	Lock   lockfile.Status // what else can be seen of LOCK
+	Lock lockfile.Status // what can be seen of LOCK; nothing, if it is missing or damaged
 }
 
 // Stat describes the store. It takes no lock, so that the figures may be of
@@ -83,11 +81,14 @@ func (s *Store) Stat(ctx context.Context) (Stats, error) {
 			out.Temporary++
 		}
 	}
-	out.Lock, err = lockfile.Inspect(s.path(lockName))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	switch out.Lock, err = lockfile.Inspect(s.path(lockName)); {
+	case err == nil, errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, lockfile.ErrNotLockFile), errors.Is(err, lockfile.ErrCorrupt):
+		// No record depends on it, and Verify says what is wrong with it.
+		out.Lock = lockfile.Status{Path: s.path(lockName), State: lockfile.Unseen}
+	default:
 		return Stats{}, fmt.Errorf("stat: %w", err)
 	}
-	out.Holder, out.Held = out.Lock.Holder, out.Lock.Known
 	return out, nil
 }
 

@@ -154,7 +154,7 @@ func resolve(dir string) string {
 }
 
 func open(dir string, opts *Options, sys system) (_ *Store, err error) {
-	s := &Store{sys: sys, queue: queue{slots: make(chan struct{}, flights)}, finder: finder{turn: make(chan struct{}, 1)}}
+	s := &Store{sys: sys, queue: queue{slots: make(chan struct{}, 1)}, finder: finder{turn: make(chan struct{}, 1)}}
 	if opts != nil {
 		s.opts = *opts
 	}
@@ -254,7 +254,7 @@ func (s *Store) survey() (found bool, err error) {
 		if _, _, segment := parseSegmentName(name); segment {
 			orphaned = name
 		}
-		if !manifest && name != lockName && name != mergeName && name[0] != '.' && !ownName(name) {
+		if !manifest && name[0] != '.' && !ownName(name) {
 			stranger = name
 		}
 	}
@@ -277,16 +277,22 @@ func (s *Store) survey() (found bool, err error) {
 	return found, nil
 }
 
-// ownName tells whether a name may be in a store's directory beside the
-// files that the store itself reads.
+// ownName tells whether a name is of those that belong into a store's directory,
+// beside manifests: docs/FORMAT.md has the grammar.
 func ownName(name string) bool {
-	return strings.HasPrefix(name, "lock.") || strings.HasPrefix(name, segmentPrefix) || besideLock(name)
+	_, _, segment := parseSegmentName(name)
+	named, ok := strings.CutPrefix(name, "lock.")
+	return name == lockName || name == mergeName || besideLock(name) || segment || ok && named != ""
 }
 
 // besideLock tells whether a name is that of something which package lockfile puts
 // beside LOCK or MERGE: LOCK.turn with flock, LOCK.claims with locks of links.
 func besideLock(name string) bool {
-	return strings.HasPrefix(name, lockName+".") || strings.HasPrefix(name, mergeName+".")
+	switch name {
+	case lockName + ".turn", lockName + ".claims", mergeName + ".turn", mergeName + ".claims":
+		return true
+	}
+	return false
 }
 
 // openLock opens LOCK, after it has made sure that the directory can hold a
@@ -295,7 +301,7 @@ func (s *Store) openLock() error {
 	if err := s.checkDir(); err != nil {
 		return err
 	}
-	lock, err := s.sys.openLock(s.path(lockName), &lockfile.Options{Mode: s.opts.Mode})
+	lock, err := s.openLockFile(lockName)
 	if err != nil {
 		return err
 	}
@@ -304,6 +310,16 @@ func (s *Store) openLock() error {
 		return s.probePublishing()
 	}
 	return nil
+}
+
+// openLockFile opens LOCK or MERGE.
+func (s *Store) openLockFile(name string) (locker, error) {
+	lock, err := s.sys.openLock(s.path(name), &lockfile.Options{Mode: s.opts.Mode})
+	// Where no store was found, it may be anybody's file.
+	if s.cur.Load() != nil && errors.Is(err, lockfile.ErrNotLockFile) {
+		err = fmt.Errorf("%w; it holds no records: when nobody uses the store, it may be removed", err)
+	}
+	return lock, err
 }
 
 // Close waits for the updates under way, and for what they have left to be done

@@ -812,7 +812,7 @@ func TestStat(t *testing.T) {
 	if !strings.HasSuffix(name, fmt.Sprintf("%016d", st.Sequence)) || st.Bytes != info.Size() || !st.Durable {
 		t.Errorf("%+v is not about %s with %d bytes", st, name, info.Size())
 	}
-	if st.Entries != 2 || st.Manifests != 3 || st.Segments != 0 || st.Temporary != 1 || st.Held {
+	if st.Entries != 2 || st.Manifests != 3 || st.Segments != 0 || st.Temporary != 1 || st.Lock.Known {
 		t.Errorf("%+v: want 2 records, 3 manifests, 1 temporary, nobody holding LOCK", st)
 	}
 	if err := os.Chmod(path, 0o644); err != nil {

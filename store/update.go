@@ -21,9 +21,11 @@ import (
 // It returns the revision that the changes got, or, if fn changed nothing,
 // that of the state it saw.
 //
-// An error from fn is returned as it is, and nothing is changed; so it is
-// when fn panics or ends its goroutine. fn holds up all other writers while it
-// runs, in every process. It may run more than once, each time on a newer state,
+// An error from fn is returned as it is, and nothing is changed by fn; so it is
+// when fn panics or ends its goroutine. (If what others have committed beside it
+// could not be flushed, the error is fn's and [ErrNotDurable]: what fn saw may not
+// survive a power loss.) fn holds up all other writers while it runs, in every
+// process. It may run more than once, each time on a newer state,
 // and only the last run counts: it must have no effects but on tx and on
 // variables that it sets anew in each run. It may run on another goroutine than
 // the caller's, who waits meanwhile; if it panics or ends that one, it runs once
@@ -99,9 +101,9 @@ func unknownFate(ctx context.Context) error {
 	return fmt.Errorf("%w: %w", ErrUnknown, context.Cause(ctx))
 }
 
-// lead commits groups until nobody waits. While some groups are being flushed,
-// the next may already be on its way. If lock is not nil, the first group's LOCK
-// is held already, and it has its slot.
+// lead commits groups until nobody waits. While one is being flushed, the next
+// waits for the slot, and more join it. If lock is not nil, the first group's
+// LOCK is held already, and it has its slot.
 func (s *Store) lead(lock *turn) {
 	defer s.busy.Done()
 	var temp vfs.File
@@ -243,8 +245,9 @@ func (s *Store) commit(group []*request, lock *turn) *committedGroup {
 	}
 	s.discard(lock.take()) // before anybody is told that nothing was done
 	s.freeSlot()
-	if errors.Is(err, errLockLost) || errors.Is(err, errPassed) {
-		group = s.again(group, errors.Is(err, errLockLost))
+	// madeRoom is asked without LOCK: nobody waits for removals.
+	if passed := errors.Is(err, errPassed); passed || errors.Is(err, errLockLost) || s.madeRoom(err) {
+		group = s.again(group, !passed)
 	}
 	if err != nil {
 		refuse(group, err)
@@ -294,10 +297,13 @@ type committedGroup struct {
 }
 
 // answer tells everybody of the group what came of his update: errors and
-// "nothing to do" too, for they speak of the same state.
+// "nothing to do" too, for they speak of the same state. If that could not be
+// flushed, a function's error says so: it may rest on what a power loss takes back.
 func (g *committedGroup) answer(flushErr error) {
 	for _, r := range g.group {
 		switch {
+		case r.failed != nil && flushErr != nil:
+			r.answer(outcome{err: fmt.Errorf("%w; what it rests on: %w", r.failed, flushErr)})
 		case r.failed != nil:
 			r.answer(outcome{err: r.failed})
 		case flushErr != nil:
@@ -539,7 +545,7 @@ func (g *groupRun) end(r *request, tx *Tx, err error) {
 // changes are among those to be published.
 func passNoReturn(group []*request) bool {
 	for _, r := range group {
-		if !r.move(ran, committing) && r.changed && r.isGone() {
+		if !r.move(ran, committing) && r.changed && !r.waits() {
 			return false
 		}
 	}
@@ -686,9 +692,9 @@ func (s *Store) proveLock(lock *turn) error {
 // published under it. It is taken once more then.
 var errLockLost = errors.New("the lock was lost")
 
-// lockTries is how often LOCK may be lost before a caller is told: an error of the
-// disk looks the same.
-const lockTries = 3
+// maxVain is how often LOCK may be lost, or a disk that is full be made room on, before a
+// caller is told: an error that stays looks the same.
+const maxVain = 3
 
 // recordPublisher leaves in LOCK the boot id of the machine that published
 // last: a manifest that does not check, and is not older than that, was not

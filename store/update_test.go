@@ -17,6 +17,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/recordstore/recordstore/internal/vfs"
@@ -1302,4 +1303,50 @@ func TestRecordsOutliveTheirFile(t *testing.T) {
 	if v, err := Decode[[]byte](rec); err != nil || !bytes.Equal(v, []byte("bytes")) {
 		t.Errorf("got %q, %v; want bytes", v, err)
 	}
+}
+
+// A process that commits no more keeps no temporary file, and neither does a store
+// that was closed.
+func TestSpareGoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMachine(faultfs.NewDisk(), 1)
+		m.spare = true
+		temps := func() (n int) {
+			names, err := m.disk.ReadDir(simDir)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, name := range names {
+				if vfs.IsTemp(name) {
+					n++
+				}
+			}
+			return n
+		}
+		s := mustOpen(t, simDir, nil, m.system(plain(m.disk)))
+		defer s.Close()
+		for i := range spareRow + 2 {
+			mustUpdate(t, s, updateKey("w", i))
+		}
+		if n := temps(); n != 1 {
+			t.Fatalf("%d temporary files after many commits, want one made ahead", n)
+		}
+		time.Sleep(spareAge / 2)
+		mustUpdate(t, s, "w/again") // takes it, and leaves another
+		time.Sleep(spareAge * 3 / 4)
+		if n := temps(); n != 1 {
+			t.Errorf("%d temporary files, want the one that is not old yet", n)
+		}
+		time.Sleep(spareAge)
+		synctest.Wait()
+		if n := temps(); n != 0 {
+			t.Errorf("%d temporary files after a while, want none", n)
+		}
+		for i := range spareRow + 2 {
+			mustUpdate(t, s, updateKey("v", i))
+		}
+		if err := s.Close(); err != nil || temps() != 0 {
+			t.Errorf("%d temporary files after Close, %v", temps(), err)
+		}
+	})
 }

@@ -32,7 +32,7 @@ const (
 	StatusNewer     = "newer version" // written by a newer version of the format
 	StatusDamaged   = "damaged"       // its bytes are not what was written
 	StatusUnread    = "unreadable"    // the file system reports an error
-	StatusTemporary = "temporary"     // a write in progress, or litter
+	StatusTemporary = "temporary"     // a write in progress or about to be, or litter
 	StatusUnnamed   = "unnamed"       // a segment that no manifest names: about to be, or to be removed
 )
 
@@ -239,7 +239,11 @@ func judge(out *Report, s *Store) error {
 			f.Status, f.Err = StatusDamaged, &CorruptError{s.manifestPath(f.Sequence), 32, fmt.Sprintf("it belongs to store %v, this is %v", f.store, st.store)}
 		case f.Status == StatusOK && f.Sequence == st.seq:
 			f.Status = StatusNewest
-			if err := decodable(st); err != nil {
+			err := decodable(st)
+			if damage := (*CorruptError)(nil); errors.As(err, &damage) && damage.Path != s.path(f.Name) {
+				err = nil // a segment's, in whose line it stands
+			}
+			if err != nil {
 				f.Status, f.Err = StatusDamaged, err
 			}
 		}

@@ -17,7 +17,7 @@ It is not needed for the store to work well, as segments are merged when there a
 too many. Readers and writers go on meanwhile. It needs room on the disk for all
 records once more, while it runs. If another process merges, it waits for that;
 --timeout bounds all of it. A compact that is interrupted leaves the store as it
-was.
+was, or compacted in part: no record is lost, and another one goes on from there.
 
 It prints the size before and after; --json prints one JSON object.`,
 		Example:           `  recordctl compact`,
@@ -49,6 +49,7 @@ func (a *app) compact(cmd *cobra.Command) (err error) {
 	}
 	w := a.startWait(lockPath(s))
 	defer w.stop()
+	w.work = "compact"
 	if err := w.explain(s.Compact(w)); err != nil {
 		return err
 	}

@@ -322,6 +322,7 @@ type wait struct {
 	sigs   *signals
 	path   string // of the lock
 	limit  time.Duration
+	work   string // what --timeout bounds, if that is more than waiting; it may be done in part
 }
 
 // startWait begins to wait for the lock at path. The caller must call stop in
@@ -364,9 +365,15 @@ func (w *wait) explain(err error) error {
 	case !errors.Is(err, cause) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded):
 		return err // it failed for a reason of its own
 	case errors.As(cause, &sig):
-		return &failure{code: exitSignal + int(sig.sig), msg: sig.Error() + "; nothing was changed", err: sig}
+		left := "; nothing was changed"
+		if w.work != "" {
+			left = "; " + w.work + " is done in part, or not at all"
+		}
+		return &failure{code: exitSignal + int(sig.sig), msg: sig.Error() + left, err: sig}
 	case errors.As(err, &held):
 		return lockedError(held, w.limit)
+	case w.work != "":
+		return fail(exitLocked, "a longer --timeout lets it finish", "%s was not finished within %s: it is done in part, or not at all", w.work, w.limit)
 	}
 	// The time had passed before the lock was even tried.
 	h := &lockfile.HeldError{Path: w.path, Err: err}

@@ -116,8 +116,8 @@ func toJSONStats(st store.Stats, records int) jsonStats {
 		Sequence: st.Sequence, Revision: st.Revision, Time: st.Time, Records: records, Bytes: st.Bytes, Journal: st.Journal,
 		Durable: st.Durable, Manifests: st.Manifests, Segments: st.Segments, SegmentFiles: st.SegmentFiles, Temporary: st.Temporary,
 	}
-	if st.Held {
-		h := st.Holder
+	if st.Lock.Known {
+		h := st.Lock.Holder
 		j.Holder = &jsonHolder{PID: h.PID, Host: h.Host, Command: h.Command, Purpose: h.Purpose, Since: h.Since}
 	}
 	return j

@@ -18,8 +18,8 @@ prints a line for each. Nothing is repaired or changed, and no lock is taken: a
 store in use can be verified.
 
 "newest" is the state that readers see. "torn" is what a power loss left of a
-change that was never acknowledged, "temporary" a write in progress or of a
-process that died; neither is damage, and both go away by themselves. --json
+change that was never acknowledged, "temporary" a write in progress, or about to
+be, or of a process that died; neither is damage, and both go away by themselves. --json
 prints one JSON object.
 
 Exit status: 0 if nothing is damaged, 65 if something is, 76 if a file is of a

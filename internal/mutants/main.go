@@ -43,7 +43,7 @@ var mutants = []mutant{
 	},
 	{
 		"flush: the directory is not flushed", "store/update.go",
-		"named <- s.sys.fs.SyncDir(s.dir)", "named <- nil", power,
+		"named <- s.here.dir.Sync()", "named <- nil", power,
 	},
 	{
 		"flush: the mark comes before it", "store/update.go",
@@ -62,12 +62,20 @@ var mutants = []mutant{
 		"return err == nil && info.ID == base.id && info.Marked(), err", "return err == nil && info.ID == base.id, err", "^TestNothingToDoIsDurable$",
 	},
 	{
-		"network: the file is published before its flush", "store/publish.go",
-		"if err == nil && s.network.Load() {", "if false {", "^TestPowerLoss$/network",
+		"network: the file is published before its flush", "store/update.go",
+		"f, err = s.writeTemp(b, base, temp, true)", "f, err = s.writeTemp(b, base, temp, false)", "^TestPowerLoss$/network",
+	},
+	{
+		"network: stands though its base is gone", "store/publish.go",
+		"if ok, err := s.still(base); ok || err != nil {", "if ok, err := true, error(nil); ok || err != nil {", "^TestOrphanIsHighest$",
+	},
+	{
+		"network: the lock is not proved", "store/update.go",
+		"if proof := <-proved; err == nil {", "if proof := <-proved; false {", "^TestLostLock$",
 	},
 	{
 		"create: manifest 1 is not flushed", "store/create.go",
-		"if err := f.Sync(); err != nil {", "if err := error(nil); err != nil {", power,
+		"s.writeTemp(encodeManifest(h, nil), nil, nil, true)", "s.writeTemp(encodeManifest(h, nil), nil, nil, false)", power,
 	},
 	{
 		"create: the parent directory is not flushed", "store/create.go",
@@ -75,7 +83,7 @@ var mutants = []mutant{
 	},
 	{
 		"create: its name is not flushed before it is built on", "store/create.go",
-		"if err := s.sys.fs.SyncDir(s.dir); err != nil {", "if err := error(nil); err != nil {", power,
+		"if err := s.here.dir.Sync(); err != nil || info.Marked() {", "if err := error(nil); err != nil || info.Marked() {", power,
 	},
 	{
 		"recover: no gap in the revisions", "store/update.go",
@@ -119,11 +127,15 @@ var mutants = []mutant{
 	},
 	{
 		"base check: run again without asking the ancestors", "store/publish.go",
-		"		stands, err := s.contained(h)\n", "		stands, err := lineageNo, error(nil)\n", schedules,
+		"		stands, err := s.contained(h, base)\n", "		stands, err := lineageNo, error(nil)\n", schedules,
+	},
+	{
+		"retire: a disk full of old files stays full", "store/update.go",
+		" || s.madeRoom(err) {", " {", "^TestNoSpaceButOldFiles$",
 	},
 	{
 		"retire: in descending order", "store/retire.go",
-		"	for len(seqs) > 0 && seqs[0] < limit && s.removeOld(s.manifestPath(seqs[0]), self, s.keepAge()) {\n\t\tseqs = seqs[1:]\n\t}\n", "	for i := len(seqs) - 1; i >= 0; i-- {\n\t\tif seqs[i] < limit {\n\t\t\ts.removeOld(s.manifestPath(seqs[i]), self, s.keepAge())\n\t\t}\n\t}\n", "^TestRetirementOrder$",
+		"	for len(seqs) > 0 && seqs[0] < limit && s.removeOld(s.manifestPath(seqs[0]), at, s.keepAge()) {\n\t\tseqs, freed = seqs[1:], true\n\t}\n", "	for i := len(seqs) - 1; i >= 0; i-- {\n\t\tif seqs[i] < limit {\n\t\t\ts.removeOld(s.manifestPath(seqs[i]), at, s.keepAge())\n\t\t}\n\t}\n", "^TestRetirementOrder$",
 	},
 	{
 		"retire: below the newest, not the marked", "store/retire.go",
@@ -147,7 +159,7 @@ var mutants = []mutant{
 	},
 	{
 		"update: who left is committed all the same", "store/update.go",
-		"if !r.move(ran, committing) && r.changed && r.isGone() {", "if !r.move(ran, committing) && r.changed && false {", "^TestLeave",
+		"if !r.move(ran, committing) && r.changed && !r.waits() {", "if !r.move(ran, committing) && r.changed && false {", "^TestLeave",
 	},
 	{
 		"update: no boot id in LOCK", "store/update.go",
@@ -159,7 +171,7 @@ var mutants = []mutant{
 	},
 	{
 		"segment: its name is not flushed before it is named", "store/compact.go",
-		"		if err := s.sys.fs.SyncDir(s.dir); err != nil {", "		if err := error(nil); err != nil {", "^TestSegmentNameIsFlushed$",
+		"		if err := s.here.dir.Sync(); err != nil {", "		if err := error(nil); err != nil {", "^TestSegmentNameIsFlushed$",
 	},
 	{
 		"segment: a block's checksum is not checked", "store/segment.go",

@@ -134,8 +134,12 @@ func (d *Disk) Lstat(name string) (vfs.Info, error) {
 	return n.info(), nil
 }
 
+// start is when the disk's clock began, in Unix time: about that of the machines
+// that the tests simulate.
+const start = 1_700_000_000
+
 func (n *inode) info() vfs.Info {
-	return vfs.Info{ID: vfs.ID{Dev: 1, Ino: n.ino}, Size: int64(len(n.data)), Mode: n.mode, ModTime: time.Unix(n.mtime, 0)}
+	return vfs.Info{ID: vfs.ID{Dev: 1, Ino: n.ino}, Size: int64(len(n.data)), Mode: n.mode, ModTime: time.Unix(start+n.mtime, 0)}
 }
 
 // Open implements [vfs.FS].
