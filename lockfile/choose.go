@@ -62,7 +62,7 @@ type location struct {
 	mount fstype.Mount // zero if it is local, or not known
 }
 
-func (c *chooser) place(dir string) location {
+func (c *chooser) locate(dir string) location {
 	p := location{dir: dir, name: "unknown"}
 	if name, local, err := c.fsType(dir); err == nil {
 		p.name, p.local = name, local

@@ -341,7 +341,7 @@ func TestChooseNoPermission(t *testing.T) {
 	withFileSystem(t, "fuse", false)
 	if os.Getuid() == 0 {
 		// Root may write everywhere, but not where there is nothing.
-		p := choosing.place(filepath.Join(t.TempDir(), "gone"))
+		p := choosing.locate(filepath.Join(t.TempDir(), "gone"))
 		if _, err := choosing.choose(p); !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "needs a file in the directory") {
 			t.Error(err)
 		}

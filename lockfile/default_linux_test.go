@@ -124,7 +124,7 @@ func TestGroupRefusedInUse(t *testing.T) {
 		if used {
 			mustUnlock(t, mustLock(t, mustOpen(t, path), ""))
 		}
-		f.discard(choosing.place(filepath.Dir(path)), h)
+		f.discard(choosing.locate(filepath.Dir(path)), h)
 		h.close()
 		if _, err := os.Lstat(path); (err == nil) != used {
 			t.Errorf("used %v: %v", used, err)

@@ -113,10 +113,10 @@ func (l *Lock) Check() error {
 	}
 	var err error
 	if l.gone == nil {
-		err = l.look()
+		err = l.stillHeld()
 	} else {
 		found := make(chan error, 1)
-		go func() { found <- l.look() }()
+		go func() { found <- l.stillHeld() }()
 		select {
 		case err = <-found:
 		case <-l.gone:
@@ -142,8 +142,8 @@ func (l *Lock) known(op string) error {
 	return l.lost
 }
 
-// look finds out whether the lock is still what it was.
-func (l *Lock) look() error {
+// stillHeld finds out whether the lock is still what it was.
+func (l *Lock) stillHeld() error {
 	l.io.Lock()
 	defer l.io.Unlock()
 	if l.h == nil {

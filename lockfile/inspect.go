@@ -115,6 +115,9 @@ func (s Status) held() string {
 	return "held by " + processes + ", recorded as " + s.Holder.String()
 }
 
+// A claimer is a locker whose lock itself says who has it. It is called after probe.
+type claimer interface{ holder() (Holder, bool) }
+
 // A describer is a locker that knows more of a lock than its state, and adds that to
 // s, in which are the state and the holder. It is called where probe is.
 type describer interface {

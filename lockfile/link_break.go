@@ -46,7 +46,7 @@ func (l *linker) judge(st *linkState) (why string) {
 // can use the lock that is no matter. A lease needs no such proof: it runs out.
 func (h *handle) liveness(of Holder, lease time.Duration) Liveness {
 	l := of.Liveness()
-	if l == Dead && of.BootID != self().BootID && (lease > 0 || !choosing.place(filepath.Dir(h.path)).local) {
+	if l == Dead && of.BootID != self().BootID && (lease > 0 || !choosing.locate(filepath.Dir(h.path)).local) {
 		return Unknown
 	}
 	return l

@@ -365,9 +365,9 @@ func (l *ofd) countTickets(start, limit int64) (int, error) {
 	return n, nil
 }
 
-// place returns the limit for queued that counts who is before us; 0 if that is not
+// limit returns the limit for queued that counts who is before us; 0 if that is not
 // known. File.mu is held.
-func (l *ofd) place() int64 {
+func (l *ofd) limit() int64 {
 	if l.ticket == 0 {
 		return 0
 	}

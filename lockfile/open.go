@@ -82,7 +82,7 @@ func (f *File) open() (*handle, error) {
 // where that cannot take long, and where other locks do not look the same. Of locks of
 // flock(2) it cannot ask without being in their way.
 func (h *handle) notOverwritten() error {
-	if h.mechanism == OFD || h.mechanism == POSIX || mechanisms[OFD] == nil || !choosing.place(filepath.Dir(h.path)).local {
+	if h.mechanism == OFD || h.mechanism == POSIX || mechanisms[OFD] == nil || !choosing.locate(filepath.Dir(h.path)).local {
 		return nil
 	}
 	if m, err := fcntlUser(h); err != nil || m != OFD {
@@ -128,7 +128,7 @@ func (f *File) openOrCreate() (fd int, created bool, err error) {
 // it and kernel locks work, and where there is no other way. It returns fs.ErrExist if
 // somebody else was faster.
 func (f *File) create(mode uint32) (empty bool, err error) {
-	p, want := choosing.place(filepath.Dir(f.path)), f.opts.Mechanism
+	p, want := choosing.locate(filepath.Dir(f.path)), f.opts.Mechanism
 	if p.local && (want == Auto || want == defaultMechanism) {
 		// With claims there it may be a link lock, which is created whole.
 		if _, err := os.Lstat(f.path + claimsSuffix); errors.Is(err, fs.ErrNotExist) {
@@ -180,7 +180,7 @@ func (f *File) mode() fs.FileMode {
 func (f *File) grant(h *handle) error {
 	err := f.give(h)
 	if err != nil {
-		f.discard(choosing.place(filepath.Dir(f.path)), h)
+		f.discard(choosing.locate(filepath.Dir(f.path)), h)
 	}
 	return err
 }
@@ -244,7 +244,7 @@ func (f *File) adopt(h *handle, created bool) (Mechanism, error) {
 	if m, err := f.adoptLinked(h, created); err != nil || m != Auto {
 		return m, err
 	}
-	p := choosing.place(filepath.Dir(f.path))
+	p := choosing.locate(filepath.Dir(f.path))
 	want := f.opts.Mechanism
 	if want == Auto {
 		var err error
@@ -603,7 +603,7 @@ func (h *handle) look(record []byte) (status, error) {
 	if st == Exclusive || st == Unseen {
 		s.holder, s.known = decodeHolder(record)
 	}
-	if l, ok := h.locker.(interface{ holder() (Holder, bool) }); ok && st == Exclusive {
+	if l, ok := h.locker.(claimer); ok && st == Exclusive {
 		// The claim says who, and the file what for, if it is his.
 		if c, ok := l.holder(); ok && (!s.known || c.PID != s.holder.PID || c.Host != s.holder.Host) {
 			s.holder, s.known = c, true

@@ -394,7 +394,7 @@ func TestPOSIXHeader(t *testing.T) {
 	}
 	openWith(t, path, opts)
 	state("exclusive")
-	f.discard(choosing.place(filepath.Dir(path)), l.h)
+	f.discard(choosing.locate(filepath.Dir(path)), l.h)
 	state("exclusive")
 	if file := posixFiles.file(l.id); true {
 		for _, p := range file.parked {

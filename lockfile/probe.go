@@ -169,7 +169,7 @@ func (p Prober) Probe(ctx context.Context, dir string) (Report, error) {
 	}
 	defer removeAll(tmp)
 
-	at := choosing.place(abs)
+	at := choosing.locate(abs)
 	r := Report{Dir: dir, FileSystem: at.name, Local: at.local, MountOptions: at.lockOptions(), Mechanisms: []ProbeResult{}}
 	if r.Default, err = choosing.choose(at); err != nil {
 		r.DefaultError = err.Error()

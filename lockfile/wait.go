@@ -125,7 +125,7 @@ func (h *handle) held() error {
 // A waiter is a goroutine waiting for a lock.
 type waiter struct {
 	shared bool
-	place  *list.Element // in File.waiters; nil once the waiter has been answered
+	elem   *list.Element // in File.waiters; nil once the waiter has been answered
 	answer chan answer   // of capacity 1
 }
 
@@ -386,7 +386,7 @@ func (f *File) putLocked(h *handle) {
 
 func (f *File) enqueueLocked(shared bool) *waiter {
 	w := &waiter{shared: shared, answer: make(chan answer, 1)}
-	w.place = f.waiters.PushBack(w)
+	w.elem = f.waiters.PushBack(w)
 	f.arrangeLocked()
 	return w
 }
@@ -421,8 +421,8 @@ func (f *File) wantedLocked(shared bool) bool {
 
 // answerLocked answers w, which must be waiting.
 func (f *File) answerLocked(w *waiter, a answer) {
-	f.waiters.Remove(w.place)
-	w.place = nil
+	f.waiters.Remove(w.elem)
+	w.elem = nil
 	w.answer <- a
 }
 
@@ -438,11 +438,11 @@ func (f *File) frontLocked() *waiter {
 func (f *File) giveUp(w *waiter) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if w.place == nil {
+	if w.elem == nil {
 		return false
 	}
-	f.waiters.Remove(w.place)
-	w.place = nil
+	f.waiters.Remove(w.elem)
+	w.elem = nil
 	f.arrangeLocked()
 	return true
 }
@@ -573,10 +573,10 @@ type Wait struct {
 
 // A queuer is a locker with a queue in which places can be compared.
 type queuer interface {
-	// place returns a limit for queued, in the locker of another handle: up to there
+	// limit returns a limit for queued, in the locker of another handle: up to there
 	// they are served before us. It is 0 if we have no place. It is called between
 	// enter and the end of await, with File.mu held.
-	place() int64
+	limit() int64
 
 	// queued counts the places below limit, without those that hold the lock; -1 if
 	// that is not known. It is called where probe is.
@@ -657,7 +657,7 @@ func (f *File) observe(w *waiter, over <-chan struct{}) (Wait, bool) {
 }
 
 func (f *File) observeOnce(w *waiter) (t Wait, settled, ok bool) {
-	p, ok := f.placeOf(w)
+	p, ok := f.positionOf(w)
 	if !ok {
 		return t, false, false
 	}
@@ -679,19 +679,19 @@ func (f *File) observeOnce(w *waiter) (t Wait, settled, ok bool) {
 	return t, s.settled && p.parked, true
 }
 
-// A place is where a waiter is.
-type place struct {
+// A position is where a waiter is.
+type position struct {
 	parked   bool   // his File waits in the kernel
 	dev, ino uint64 // for this file
 	limit    int64  // in this place; 0 if that is not known
 	before   int    // waiters of the same File before him
 }
 
-// placeOf reports false if w has been answered, or has given up.
-func (f *File) placeOf(w *waiter) (p place, ok bool) {
+// positionOf reports false if w has been answered, or has given up.
+func (f *File) positionOf(w *waiter) (p position, ok bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if w.place == nil {
+	if w.elem == nil {
 		return p, false
 	}
 	a := &f.exclusively
@@ -701,10 +701,10 @@ func (f *File) placeOf(w *waiter) (p place, ok bool) {
 	if h := a.parked; h != nil {
 		p.parked, p.dev, p.ino = true, h.dev, h.ino
 		if q, ok := h.locker.(queuer); ok {
-			p.limit = q.place()
+			p.limit = q.limit()
 		}
 	}
-	for e := w.place.Prev(); e != nil; e = e.Prev() {
+	for e := w.elem.Prev(); e != nil; e = e.Prev() {
 		p.before++
 	}
 	return p, true

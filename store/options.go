@@ -47,7 +47,9 @@ type Options struct {
 	// Network takes the careful path of network file systems even where the
 	// file system is known to be local: for a directory that is exported, and
 	// is used on the exporting machine too. Once a store has been used so, it
-	// says so itself.
+	// says so itself. If that machine loses power at the moment of a commit, which
+	// others have seen by then and nobody has been told of, its revision may be given
+	// once more.
 	Network bool
 }
 
