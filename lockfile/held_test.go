@@ -294,8 +294,13 @@ func TestLostHangs(t *testing.T) {
 			checkEnded(t, ctx, path, ErrLost)
 			checked <- l.Check()
 		}
-		if err := <-checked; !errors.Is(err, ErrLost) {
-			t.Errorf("Check: %v", err)
+		select {
+		case err := <-checked:
+			if !errors.Is(err, ErrLost) {
+				t.Errorf("Check: %v", err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Fatal("Check waits for the file system")
 		}
 		m.hang.Store(nil)
 		<-answer

@@ -223,9 +223,9 @@ func TestPOSIXClosing(t *testing.T) {
 		eventually(t, "being closed", closing(id))
 		w, _ := lockLater(f, shared)
 		eventually(t, "in the queue", func() bool {
-			posixFiles.mu.Lock()
-			defer posixFiles.mu.Unlock()
-			return len(w) > 0 || len(posixFiles.files[id].queue) == 1
+			file := posixFiles.file(id)
+			defer posixFiles.done(file)
+			return len(w) > 0 || len(file.queue) == 1
 		})
 		if len(w) > 0 {
 			t.Fatal("locked while a descriptor is being closed")

@@ -254,6 +254,22 @@ var mutants = []mutant{
 		"same, err := h.named(f.path)\n\t\tif err == nil && same {\n\t\t\tf.takenLocked", "same, err := true, error(nil)\n\t\tif err == nil && same {\n\t\t\tf.takenLocked", "^TestRemove$",
 	},
 	{
+		"lock: a file that is locked is adopted", "lockfile/open.go",
+		"if err = h.unused(p, m); !errors", "if err = error(nil); !errors", "^TestTruncatedInUse$",
+	},
+	{
+		"lock: the end of a lease waits for the file system", "lockfile/held.go",
+		"	if l.gone == nil {\n", "	if true {\n", "^TestLostHangs$",
+	},
+	{
+		"link: who has linked does not look", "lockfile/link.go",
+		"if err != nil || highest(names) != c.number {", "if err != nil || highest(names) == 0 {", "^TestLinkSchedules$",
+	},
+	{
+		"link: a stranger's claims are believed", "lockfile/link_dir.go",
+		"	if err := believe(path, fi, &st); err != nil {\n\t\treturn false, err\n\t}\n", "", "^TestLinkStranger$",
+	},
+	{
 		"lock: a file is removed without its lock", "lockfile/gc.go",
 		"if err = h.attempt(false); err != nil {", "if err = error(nil); err != nil {", "^TestRemove$",
 	},
