@@ -392,6 +392,9 @@ func TestTruncatedInUse(t *testing.T) {
 			if mechanisms[want.Mechanism] == nil && want.Mechanism != Auto {
 				continue
 			}
+			if held.Mechanism == Unix && want.Mechanism != Unix {
+				continue // nobody asks its socket
+			}
 			t.Run(held.Mechanism.String()+" "+want.Mechanism.String(), func(t *testing.T) {
 				path := lockPath(t)
 				l := mustLock(t, openWith(t, path, held), "")

@@ -314,7 +314,8 @@ func unadopted(err error) error {
 
 // unused returns an error if the file, which has no header, is locked by a mechanism
 // other than m: it was truncated, and who holds the lock does not know it yet. The
-// header is locked.
+// header is locked. Sockets and ports are not asked: whoever has their names could keep
+// everybody from every lock, and a socket's may be that of a file which is gone.
 func (h *handle) unused(p location, m Mechanism) error {
 	if linked, err := isLinked(h); err == nil && linked {
 		return inUse(Link) // they were made just now
@@ -326,12 +327,6 @@ func (h *handle) unused(p location, m Mechanism) error {
 	})
 	if err != nil {
 		return err
-	}
-	if newLocker := mechanisms[Unix]; newLocker != nil && m != Unix {
-		// Nothing is locked with it, and it has no more to close.
-		if st, err := newLocker(h).probe(); err == nil && st == Exclusive {
-			users = append(users, Unix)
-		}
 	}
 	for _, u := range users {
 		if u != m {

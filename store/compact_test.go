@@ -266,10 +266,11 @@ func TestMoveJournal(t *testing.T) {
 // because a slower process had moved an older journal meanwhile, what is
 // deleted would come back.
 func TestMoveJournalAboveNewSegments(t *testing.T) {
-	clock := int64(1_700_000_000_000_000_000)
+	var clock atomic.Int64
+	clock.Store(1_700_000_000_000_000_000)
 	open := func(t *testing.T) *mill {
 		g := newMill(t)
-		g.Store.sys.now = func() time.Time { return time.Unix(0, clock) }
+		g.Store.sys.now = func() time.Time { return time.Unix(0, clock.Load()) }
 		return g
 	}
 	empty := func(g *mill) { // a commit that leaves the journal as it is
@@ -284,7 +285,7 @@ func TestMoveJournalAboveNewSegments(t *testing.T) {
 		g.put("k")
 		slow := g.begin(g.moving())
 		mustPut(t, g.Store, "k", "short-lived", WithTTL(5))
-		clock += 10
+		clock.Add(10)
 		empty(g)
 		fast := g.begin(g.moving())
 		slow()
@@ -298,7 +299,7 @@ func TestMoveJournalAboveNewSegments(t *testing.T) {
 		g.put("k")
 		slow := g.begin(g.moving())
 		g.del("k")
-		clock += 10
+		clock.Add(10)
 		empty(g)
 		g.do(g.merging(0, 1)) // there are none any more
 		g.wantShape("-k")
@@ -370,8 +371,9 @@ func TestMergeSegments(t *testing.T) {
 // still, and loses its value.
 func TestMergeExpired(t *testing.T) {
 	g := newMill(t)
-	clock := int64(1_700_000_000_000_000_000)
-	g.Store.sys.now = func() time.Time { return time.Unix(0, clock) }
+	var clock atomic.Int64
+	clock.Store(1_700_000_000_000_000_000)
+	g.Store.sys.now = func() time.Time { return time.Unix(0, clock.Load()) }
 	g.put("a", "b")
 	g.do(g.moving())
 	mustPut(t, g.Store, "a", "short-lived", WithTTL(5))
@@ -380,7 +382,7 @@ func TestMergeExpired(t *testing.T) {
 	g.put("d")
 	g.do(g.moving())
 	g.wantShape(" | d | a c | a b")
-	clock += 10
+	clock.Add(10)
 	g.put("e") // the time is the newest commit's
 	g.do(g.merging(0, 2))
 	g.wantShape("e | -a -c d | a b")
