@@ -34,6 +34,19 @@ func (l losingLocker) Lock(ctx context.Context, purpose string) (heldLock, error
 	return losingLock{held, l}, err
 }
 
+// losing returns a machine whose LOCK is lost as often as losses says from now on, and how
+// often it was taken.
+func losing(losses int, other chan struct{}) (m *simMachine, sys system, left, taken *int) {
+	m, left, taken = newMachine(faultfs.NewDisk(), 1), &losses, new(int)
+	sys = m.system(plain(m.disk))
+	open := sys.openLock
+	sys.openLock = func(path string, opts *lockfile.Options) (locker, error) {
+		l, err := open(path, opts)
+		return losingLocker{l, left, taken, other}, err
+	}
+	return m, sys, left, taken
+}
+
 type losingLock struct {
 	heldLock
 	l losingLocker
@@ -50,19 +63,12 @@ func (h losingLock) Sync() error {
 // On a network file system a lease that ran out costs the writer another round, and
 // nobody an update. An error that stays is told, and nothing is done.
 func TestLostLock(t *testing.T) {
-	m := newMachine(faultfs.NewDisk(), 1)
-	losses, taken := 0, 0
-	sys := m.system(plain(m.disk))
-	open := sys.openLock
-	sys.openLock = func(path string, opts *lockfile.Options) (locker, error) {
-		l, err := open(path, opts)
-		return losingLocker{l, &losses, &taken, nil}, err
-	}
+	_, sys, losses, taken := losing(0, nil)
 	s := mustOpen(t, simDir, &Options{Network: true}, sys)
 	defer s.Close()
 	mustUpdate(t, s, "before")
 	for n := range maxVain + 1 {
-		losses, taken = n, 0
+		*losses, *taken = n, 0
 		key, runs := updateKey("w", n), 0
 		rev, err := s.Update(t.Context(), func(tx *Tx) error {
 			runs++
@@ -70,16 +76,16 @@ func TestLostLock(t *testing.T) {
 		})
 		_, getErr := s.Get(t.Context(), key)
 		if n < maxVain {
-			if err != nil || rev == 0 || getErr != nil || runs != n+1 || taken != n+1 {
-				t.Errorf("lost %d times: %v; %d runs, LOCK taken %d times; Get: %v", n, err, runs, taken, getErr)
+			if err != nil || rev == 0 || getErr != nil || runs != n+1 || *taken != n+1 {
+				t.Errorf("lost %d times: %v; %d runs, LOCK taken %d times; Get: %v", n, err, runs, *taken, getErr)
 			}
 			continue
 		}
 		if !errors.Is(err, syscall.EIO) || errors.Is(err, ErrUnknown) || errors.Is(err, ErrNotDurable) || !errors.Is(getErr, ErrNotFound) {
 			t.Errorf("lost %d times: %v, want EIO alone; Get: %v", n, err, getErr)
 		}
-		if losses != 0 || taken != maxVain {
-			t.Errorf("LOCK was taken %d times, want %d", taken, maxVain)
+		if *losses != 0 || *taken != maxVain {
+			t.Errorf("LOCK was taken %d times, want %d", *taken, maxVain)
 		}
 	}
 }
@@ -88,14 +94,8 @@ func TestLostLock(t *testing.T) {
 // done, and Close does not wait for the lock. Who cannot give up goes on after that.
 func TestLostLockLeave(t *testing.T) {
 	for _, leaves := range []bool{true, false} {
-		m := newMachine(faultfs.NewDisk(), 1)
-		losses, taken, other := 1, 0, make(chan struct{})
-		sys := m.system(plain(m.disk))
-		open := sys.openLock
-		sys.openLock = func(path string, opts *lockfile.Options) (locker, error) {
-			l, err := open(path, opts)
-			return losingLocker{l, &losses, &taken, other}, err
-		}
+		other := make(chan struct{})
+		_, sys, _, taken := losing(1, other)
 		s := mustOpen(t, simDir, &Options{Network: true}, sys)
 		ctx, cancel := context.Background(), func() {}
 		if leaves {
@@ -109,7 +109,7 @@ func TestLostLockLeave(t *testing.T) {
 		waits := func() bool {
 			s.qmu.Lock()
 			defer s.qmu.Unlock()
-			return taken == 1 && len(s.waiting) == 1 && s.waiting[0].vain == 1
+			return *taken == 1 && len(s.waiting) == 1 && s.waiting[0].vain == 1
 		}
 		for began := time.Now(); !waits(); time.Sleep(time.Millisecond) {
 			if time.Since(began) > time.Minute {
@@ -137,21 +137,14 @@ func TestLostLockLeave(t *testing.T) {
 
 // Moving the journal and merging, too, take the lock anew.
 func TestLostLockCompact(t *testing.T) {
-	m := newMachine(faultfs.NewDisk(), 1)
-	losses, taken := 0, 0
-	sys := m.system(plain(m.disk))
-	open := sys.openLock
-	sys.openLock = func(path string, opts *lockfile.Options) (locker, error) {
-		l, err := open(path, opts)
-		return losingLocker{l, &losses, &taken, nil}, err
-	}
+	m, sys, losses, _ := losing(0, nil)
 	s := mustOpen(t, simDir, &Options{Network: true}, sys)
 	defer s.Close()
 	for i := range 3 {
 		mustUpdate(t, s, updateKey("w", i))
-		losses = maxVain - 1
-		if err := s.Compact(t.Context()); err != nil || losses != 0 {
-			t.Fatalf("Compact: %v; %d losses are left", err, losses)
+		*losses = maxVain - 1
+		if err := s.Compact(t.Context()); err != nil || *losses != 0 {
+			t.Fatalf("Compact: %v; %d losses are left", err, *losses)
 		}
 	}
 	settle(s)
