@@ -163,7 +163,7 @@ var mutants = []mutant{
 	},
 	{
 		"update: no boot id in LOCK", "store/update.go",
-		"	s.recordPublisher(lock)\n", "", "^TestTornOrDamaged$",
+		"\t\ts.recordPublisher(lock)\n", "", "^TestTornOrDamaged$",
 	},
 	{
 		"segment: not flushed before it is named", "store/segment_write.go",
