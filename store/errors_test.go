@@ -945,8 +945,8 @@ func TestSegmentNameIsFlushed(t *testing.T) {
 // else's.
 func TestNotStore(t *testing.T) {
 	for name, own := range map[string]bool{
-		"LOCK": true, "MERGE": true, "LOCK.turn": true, "LOCK.claims": true, "MERGE.turn": true, "MERGE.claims": true, "lock.deploy": true, ".hidden": true,
-		"LOCK.txt": false, "MERGE.bak": false, "segment.csv": false, "segment.0000000000000001.xyz": false, "lock.": false, "lock": false, "Manifest": false,
+		"LOCK": true, "MERGE": true, "LOCK.turn": true, "LOCK.claims": true, "MERGE.turn": true, "MERGE.claims": true, "LOCK.new." + ID{1}.String(): true, "LOCK.claims.new." + ID{1}.String(): true, "lock.deploy": true, ".hidden": true,
+		"LOCK.txt": false, "LOCK.new.1": false, "LOCK.turn.new." + ID{1}.String(): false, "MERGE.bak": false, "segment.csv": false, "segment.0000000000000001.xyz": false, "lock.": false, "lock": false, "Manifest": false,
 	} {
 		dir := t.TempDir()
 		if err := os.WriteFile(filepath.Join(dir, name), nil, 0o666); err != nil {

@@ -3,6 +3,7 @@ package store
 import (
 	"cmp"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -286,13 +287,21 @@ func ownName(name string) bool {
 }
 
 // besideLock tells whether a name is that of something which package lockfile puts
-// beside LOCK or MERGE: LOCK.turn with flock, LOCK.claims with locks of links.
+// beside LOCK or MERGE: LOCK.turn with flock, LOCK.claims with locks of links, and what
+// is made whole before it gets its name, which may be LOCK or that of the claims.
 func besideLock(name string) bool {
-	switch name {
-	case lockName + ".turn", lockName + ".claims", mergeName + ".turn", mergeName + ".claims":
+	rest, ok := strings.CutPrefix(name, lockName)
+	if !ok {
+		if rest, ok = strings.CutPrefix(name, mergeName); !ok {
+			return false
+		}
+	}
+	if rest == ".turn" || rest == ".claims" {
 		return true
 	}
-	return false
+	id, ok := strings.CutPrefix(strings.TrimPrefix(rest, ".claims"), ".new.")
+	_, err := hex.DecodeString(id)
+	return ok && err == nil && len(id) == 2*len(ID{})
 }
 
 // openLock opens LOCK, after it has made sure that the directory can hold a
