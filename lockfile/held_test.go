@@ -33,12 +33,15 @@ func checkEnded(t *testing.T, ctx context.Context, path string, want error) {
 	}
 }
 
+// goroutinesIn counts the goroutines that are in a function.
+func goroutinesIn(function string) int {
+	b := make([]byte, 4<<20)
+	return strings.Count(string(b[:runtime.Stack(b, true)]), function+"(")
+}
+
 // watching counts the goroutines that keep watch over locks. The runtime's own come and go,
 // so that all there are cannot be compared.
-func watching() int {
-	b := make([]byte, 1<<20)
-	return strings.Count(string(b[:runtime.Stack(b, true)]), "(*Lock).watch")
-}
+func watching() int { return goroutinesIn("(*Lock).watch") }
 
 func TestContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -78,8 +78,8 @@ func openClaims(h *handle) (claimDir, error) {
 	if !fi.IsDir() {
 		return nil, notDirectory(path)
 	}
-	var st unix.Stat_t
-	if err := ignoringEINTR(func() error { return unix.Fstat(h.fd, &st) }); err != nil {
+	st, err := fstat(h.fd)
+	if err != nil {
 		return nil, err
 	}
 	if err := believe(path, fi, &st); err != nil {
@@ -152,9 +152,8 @@ func oneName(h *handle, st *unix.Stat_t) error {
 		if err != nil {
 			return err
 		}
-		var st unix.Stat_t
-		err = ignoringEINTR(func() error { return unix.Fstat(fd, &st) })
-		_ = unix.Close(fd)
+		st, err := fstat(fd)
+		_ = closeFile(fileID{uint64(st.Dev), uint64(st.Ino)}, parkedFile{fd: fd})
 		if err != nil || st.Nlink <= 1 {
 			return err
 		}
@@ -193,8 +192,8 @@ func makeClaims(h *handle) error {
 		}
 		return nil
 	}
-	var st unix.Stat_t
-	if err := ignoringEINTR(func() error { return unix.Fstat(h.fd, &st) }); err != nil {
+	st, err := fstat(h.fd)
+	if err != nil {
 		return err
 	}
 	if err := oneName(h, &st); err != nil {
@@ -217,7 +216,7 @@ func makeClaims(h *handle) error {
 		_ = os.Remove(tmp)
 		return err
 	}
-	err := os.Rename(tmp, path)
+	err = os.Rename(tmp, path)
 	if err == nil {
 		return nil
 	}
@@ -383,8 +382,8 @@ func isLinked(h *handle) (bool, error) {
 	if err != nil || !fi.IsDir() {
 		return false, nil
 	}
-	var st unix.Stat_t
-	if err := ignoringEINTR(func() error { return unix.Fstat(h.fd, &st) }); err != nil {
+	st, err := fstat(h.fd)
+	if err != nil {
 		return false, err
 	}
 	if err := believe(path, fi, &st); err != nil {

@@ -673,17 +673,14 @@ func TestLookShared(t *testing.T) {
 	l := mustLock(t, openWith(t, path, Options{Mechanism: m, Port: 1}), "old")
 	f.looking.Lock()
 	var wg sync.WaitGroup
-	var came atomic.Int32
 	for range crowd {
 		wg.Go(func() {
-			came.Add(1)
 			if s := f.look(); !s.known || s.holder.Purpose != "new" {
 				t.Errorf("told %+v", s)
 			}
 		})
 	}
-	eventually(t, "the crowd", func() bool { return came.Load() == crowd })
-	time.Sleep(time.Millisecond)
+	eventually(t, "the crowd", func() bool { return goroutinesIn("(*File).look") == crowd })
 	mustUnlock(t, l)
 	l = mustLock(t, l.f, "new")
 	f.looking.Unlock()
@@ -701,7 +698,7 @@ func TestLookShared(t *testing.T) {
 	eventually(t, "a look", func() bool { return inside.Load() == 1 })
 	second := make(chan status)
 	go func() { second <- f.look() }()
-	time.Sleep(5 * time.Millisecond) // let it come
+	eventually(t, "another", func() bool { return goroutinesIn("(*File).look") == 2 })
 	block.Store(nil)
 	l = mustLock(t, l.f, "late")
 	close(release)
@@ -829,8 +826,9 @@ func TestFlockTurnstileTrusted(t *testing.T) {
 			if !tt.used {
 				mustUnlock(t, mustRLock(t, f))
 				l := mustLock(t, f, "")
-				w, _ := lockLater(openWith(t, path, Options{Mechanism: Flock}), false)
-				time.Sleep(time.Millisecond)
+				g := openWith(t, path, Options{Mechanism: Flock})
+				w, _ := lockLater(g, false)
+				eventually(t, "waiting", waiting(g, 1))
 				mustUnlock(t, l)
 				mustUnlock(t, receive(t, w))
 			}

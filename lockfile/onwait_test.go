@@ -226,11 +226,11 @@ func TestOnWaitLate(t *testing.T) {
 	f.looking.Lock()
 	w, _ := lockLater(f, false)
 	eventually(t, "waiting", waiting(f, 1))
-	time.Sleep(3 * settleTime) // let it begin to look, most of the time
+	eventually(t, "a look", func() bool { return goroutinesIn("(*File).observeOnce") > 0 })
 	mustUnlock(t, l)
 	l = receive(t, w)
 	f.looking.Unlock()
-	time.Sleep(4 * settleTime)
+	eventually(t, "the end of the look", func() bool { return goroutinesIn("(*File).observeOnce") == 0 })
 	mustUnlock(t, l)
 }
 
@@ -266,10 +266,12 @@ func TestOnWaitChanged(t *testing.T) {
 // TestOnWaitShort: a short wait is not told of.
 func TestOnWaitShort(t *testing.T) {
 	path := lockPath(t)
+	told := make(chan Wait, 100)
 	f := openWith(t, path, Options{Mechanism: testMechanism, OnWait: func(w Wait) {
 		if d := time.Since(w.Since); d < settleTime {
 			t.Errorf("told after %v: %+v", d, w)
 		}
+		told <- w
 	}})
 	g := mustOpen(t, path)
 	for range 20 {
@@ -281,7 +283,7 @@ func TestOnWaitShort(t *testing.T) {
 	}
 	l := mustLock(t, g, "")
 	w, _ := lockLater(f, false)
-	time.Sleep(2 * settleTime)
+	<-told // a longer one is
 	mustUnlock(t, l)
 	mustUnlock(t, receive(t, w))
 }

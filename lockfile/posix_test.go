@@ -336,7 +336,7 @@ func TestPOSIXOneHangs(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	time.Sleep(5 * time.Millisecond)
+	eventually(t, "who waits", func() bool { return goroutinesIn("(*posixTable).file") > 0 })
 	within10s(t, "the others", func() {
 		if err := useOthers(t); err != nil {
 			t.Error(err)

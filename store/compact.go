@@ -209,7 +209,7 @@ func (s *Store) writeSegment(base *state, src source, check func() error) (_ *ou
 		return nil, err
 	}
 	// It is on disk and never changes again.
-	if info, err := f.Stat(); err == nil {
+	if info, err := f.Stat(); err == nil && !info.Marked() {
 		_ = f.Chmod(info.Mode.Perm() &^ 0o222)
 	}
 	return out, nil

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -11,6 +13,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/recordstore/recordstore/internal/vfs"
 	"github.com/recordstore/recordstore/internal/vfs/faultfs"
 )
 
@@ -188,4 +191,75 @@ func TestOrphanIsHighest(t *testing.T) {
 		t.Error("the directory was not listed after publishing")
 	}
 	wantState(t, sys, "b/0", "b/1", "b/2", "b/3", "b/4", "a/0")
+}
+
+// A temporary file that has waited for LOCK for so long that somebody may have swept it is
+// not published: over a network that would end with a fate that nobody knows.
+func TestTempWaitsTooLong(t *testing.T) {
+	for _, network := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			m := newMachine(faultfs.NewDisk(), 1)
+			var created, removed atomic.Int64
+			h := plain(m.disk)
+			h.Before = func(op faultfs.Op) error {
+				switch {
+				case op.Kind == faultfs.OpCreate:
+					created.Add(1)
+				case op.Kind == faultfs.OpRemove && vfs.IsTemp(filepath.Base(op.Path)):
+					removed.Add(1)
+				}
+				return nil
+			}
+			s := mustOpen(t, simDir, &Options{Network: network}, m.system(h))
+			defer s.Close()
+			settle(s)
+			m.lock <- struct{}{}
+			created.Store(0)
+			removed.Store(0)
+			done := start(s, "w/0")
+			time.Sleep(2 * tempPatience)
+			if n := removed.Load(); created.Load() != 1 || n != 0 {
+				t.Errorf("%d temporary files, %d removed before LOCK is had", created.Load(), n)
+			}
+			<-m.lock
+			if err := <-done; err != nil {
+				t.Error(err)
+			}
+			settle(s)
+			if n := created.Load(); n != 2 {
+				t.Errorf("%d temporary files, want the old one and a new one", n)
+			}
+		})
+	}
+}
+
+// A file of the group's can be read by nobody else before it has its group.
+func TestCreatedPrivate(t *testing.T) {
+	for mode, want := range map[fs.FileMode]fs.FileMode{0o600: 0o600, 0o640: 0o600, 0o660: 0o600, 0o644: 0o644, 0o604: 0o600} {
+		var got []fs.FileMode
+		s := testStore(t, &Options{Mode: mode}, func(sys *system) {
+			sys.fs = createModes{sys.fs, &got}
+		})
+		got = nil // that of manifest 1
+		mustPut(t, s, "k", 1)
+		settle(s)
+		if !slices.Equal(got, []fs.FileMode{want}) {
+			t.Errorf("mode %v: created with %v, want %v", mode, got, want)
+		}
+		info, err := os.Lstat(s.manifestPath(2))
+		if err != nil || info.Mode().Perm() != mode&^0o222 {
+			t.Errorf("mode %v: %v, %v", mode, info.Mode(), err)
+		}
+	}
+}
+
+// createModes notes with which modes temporary files are created.
+type createModes struct {
+	vfs.FS
+	got *[]fs.FileMode
+}
+
+func (c createModes) CreateTemp(dir string, perm fs.FileMode) (vfs.File, error) {
+	*c.got = append(*c.got, perm)
+	return c.FS.CreateTemp(dir, perm)
 }

@@ -180,7 +180,7 @@ func (s *Store) class(base *state) (vfs.Info, error) {
 	if errors.Is(err, fs.ErrNotExist) && base != nil {
 		return s.statOf(base) // LOCK was deleted by hand: as before
 	}
-	if err == nil {
+	if err == nil && s.network.Load() {
 		s.users.Store(&lockClass{info, now})
 	}
 	return info, err

@@ -232,11 +232,14 @@ const (
 // gather lets those come who have just been answered, if they were several: who
 // comes again at once belongs into one group with the others.
 func (q *queue) gather() {
+	if !q.crowd.Load() {
+		return
+	}
 	began := time.Now()
 	q.qmu.Lock()
 	dear := began.Before(q.noGather)
 	q.qmu.Unlock()
-	if dear || !q.crowd.Load() {
+	if dear {
 		return
 	}
 	n, spent := 0, time.Duration(0)
