@@ -21,9 +21,10 @@
 //   - Waiting costs nothing and ends when the context does. No wait polls; only
 //     a try ([File.TryLock]) looks again, for at most 5 ms, while the lock changes
 //     hands (Linux), and [LockAll] looks once a second whether it has come to wait
-//     for another file. The exceptions are [Link], and OFD over NFS 4.0, where the
-//     kernel may take 30 s to ask again: there a wait looks every 100 and 50 ms; and,
-//     every 20 ms, [Unix] and [TCP] while thousands wait, or a stranger has the address
+//     for another file. The exceptions are [Link], which looks every 100 ms; OFD over
+//     NFS 4.0, and in later versions who joins the queue or does without it, every
+//     50 ms, where the kernel may take 30 s to ask again (as it does for [Flock] and
+//     [POSIX] there); and, every 20 ms, [Unix] and [TCP] while thousands wait, or a stranger has the address
 //     and does not listen, and [POSIX] when the kernel has seen a deadlock. However
 //     many goroutines wait on a [File], and however many of them give up, at most two
 //     operating-system threads are blocked, one for each kind of lock.

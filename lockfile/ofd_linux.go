@@ -4,6 +4,7 @@ import (
 	"errors"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -74,7 +75,7 @@ import (
 
 func init() {
 	mechanisms[OFD] = func(h *handle) locker {
-		return &ofd{h: h, queue: !h.opts.NoQueue, steps: sync.OnceValue(func() bool { return waitsInSteps(h.path) })}
+		return &ofd{h: h, queue: !h.opts.NoQueue, slow: sync.OnceValue(func() slowness { return slowWaits(h.path) })}
 	}
 }
 
@@ -92,8 +93,8 @@ type ofd struct {
 	turn   int64 // await waits for those before this ticket
 	ticket int64 // the ticket that is locked; 0 if it has been given up
 
-	left  atomic.Bool // nobody wants what await waits for; only for steps
-	steps func() bool // waitsInSteps, asked once
+	left atomic.Bool     // nobody wants what await waits for; only for steps
+	slow func() slowness // slowWaits, asked once
 }
 
 var ofdCalls = lockCalls{set: unix.F_OFD_SETLK, wait: unix.F_OFD_SETLKW, get: unix.F_OFD_GETLK}
@@ -136,7 +137,7 @@ func (l *ofd) enter(shared bool) error {
 		return l.attempt(shared)
 	}
 	l.left.Store(false)
-	if err := l.wait(l.ticketType(), gate, 1); err != nil {
+	if err := l.wait(l.ticketType(), gate, 1, true); err != nil {
 		return err
 	}
 	err := l.setlk(lockType(shared), 0, gate, false)
@@ -197,9 +198,10 @@ func (l *ofd) takeTicket(t int64) (int64, error) {
 }
 
 // wait locks n bytes from start, and waits for that: in the kernel, or, where that is
-// slow, in steps. Steps end with errBusy when nobody wants the lock any more.
-func (l *ofd) wait(typ int16, start, n int64) error {
-	if !l.steps() {
+// slow, in steps. Steps end with errBusy when nobody wants the lock any more. contended
+// tells that others may wait for the same bytes, and get them first.
+func (l *ofd) wait(typ int16, start, n int64, contended bool) error {
+	if slow := l.slow(); slow == never || slow == whenContended && !contended {
 		return l.setlk(typ, start, n, true)
 	}
 	for pause := firstStep; ; pause = min(2*pause, lastStep) {
@@ -217,34 +219,54 @@ const (
 	lastStep  = 50 * time.Millisecond
 )
 
-// waitsInSteps reports whether the kernel is slow to find out that a lock is free: with
-// NFS 4.0 the client asks the server again after a time that doubles up to 30 s. In
-// later versions, and in version 3, the server calls back.
-var waitsInSteps = func(path string) bool {
+// slowness tells when the kernel is slow to find out that a lock is free.
+type slowness int
+
+const (
+	never slowness = iota
+	whenContended
+	always
+)
+
+// slowWaits tells how the kernel waits for locks. With NFS 4.0 the client asks the server
+// again after a time that doubles up to 30 s. In later versions, and in version 3, the
+// server calls back. But in 4.1 and 4.2 a client that the server has delegated the file to
+// keeps its locks to itself: there, of those who have waited for the same lock all but the
+// first go on to wait, for 30 s, to be called back by a server that knows nothing of it
+// (nfs4_retry_setlk in Linux 6.1; seen with 25 processes that come at the same time).
+var slowWaits = func(path string) slowness {
 	dir := filepath.Dir(path)
 	if name, _, err := fstype.Of(dir); err != nil || name != "nfs" {
-		return false
+		return never
 	}
 	m, err := fstype.MountOf(dir)
-	return err == nil && slices.ContainsFunc(m.Options, func(o string) bool { return o == "vers=4.0" || o == "vers=4" })
+	switch {
+	case err != nil:
+		return never
+	case slices.ContainsFunc(m.Options, func(o string) bool { return o == "vers=4.0" || o == "vers=4" }):
+		return always
+	case slices.ContainsFunc(m.Options, func(o string) bool { return strings.HasPrefix(o, "vers=4.") }):
+		return whenContended
+	}
+	return never
 }
 
 // await waits for its turn and takes the lock.
 func (l *ofd) await(shared bool) error {
 	if !l.queue {
-		return l.wait(lockType(shared), 0, 1)
+		return l.wait(lockType(shared), 0, 1, true)
 	}
 	if prev := l.turn - ticketStep; prev > 0 {
 		// For reading, which is enough to wait, and keeps no reader out if our
 		// waiters have gone.
-		if err := l.wait(unix.F_RDLCK, prev, 1); err != nil {
+		if err := l.wait(unix.F_RDLCK, prev, 1, false); err != nil {
 			return err
 		}
 		if err := l.setlk(unix.F_UNLCK, prev, 1, false); err != nil {
 			return err
 		}
 	}
-	return l.wait(lockType(shared), 0, l.turn-1)
+	return l.wait(lockType(shared), 0, l.turn-1, false)
 }
 
 // settle makes way, after await, for those who may share.

@@ -2,16 +2,21 @@ package lockfile
 
 import "testing"
 
-// inSteps makes all waits in this process wait in steps.
-func inSteps(t *testing.T) {
-	old := waitsInSteps
-	waitsInSteps = func(string) bool { return true }
-	t.Cleanup(func() { waitsInSteps = old })
+// waitLike makes all waits in this process wait as on a file system that is so slow.
+func waitLike(t *testing.T, s slowness) {
+	old := slowWaits
+	slowWaits = func(string) slowness { return s }
+	t.Cleanup(func() { slowWaits = old })
 }
 
 // Waiting in steps is as good as waiting in the kernel, but for the time that it takes.
 func TestInSteps(t *testing.T) {
-	inSteps(t)
+	t.Run("always", func(t *testing.T) { testInSteps(t, always) })
+	t.Run("whenContended", func(t *testing.T) { testInSteps(t, whenContended) })
+}
+
+func testInSteps(t *testing.T, s slowness) {
+	waitLike(t, s)
 	for _, tt := range generalTests {
 		switch tt.name {
 		case "ManyWaitsTwoThreads": // nobody is blocked

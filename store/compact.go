@@ -422,7 +422,7 @@ func (s *Store) replaceOnce(ctx context.Context, in *input, out *output, purpose
 // replace publishes the state in which the output is in the input's place. It
 // returns it acquired, or nil if there is no place any more.
 func (s *Store) replace(in *input, out *output, lock *turn) (st *state, err error) {
-	err = s.onNewest(func(base *state) (bool, error) {
+	err = s.onNewest(nil, func(base *state) (bool, error) {
 		if must, err := s.mustRecover(base); must || err != nil {
 			if err == nil {
 				err = s.recover(base, lock)

@@ -49,6 +49,11 @@ func (s *Store) create(made bool) error {
 	if used, err := s.wasUsed(); used || err != nil {
 		return err
 	}
+	if s.network.Load() {
+		if err := s.probePublishing(); err != nil {
+			return err
+		}
+	}
 	// Before there is a manifest: who finds one need not ask whether the
 	// directory's own name is on disk, however its creator died. One that we
 	// found, in a directory that we may not read, is its owner's affair.

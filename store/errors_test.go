@@ -684,6 +684,21 @@ func TestPublishingUnsupported(t *testing.T) {
 			t.Errorf("got %v, want ErrUnsafeDir naming the directory", err)
 		}
 	})
+	t.Run("neither any more", func(t *testing.T) {
+		dir := t.TempDir()
+		mustPut(t, mustOpen(t, dir, &Options{Network: true}, testSystem()), "k", 1)
+		sys := testSystem()
+		without(faultfs.OpRename, faultfs.OpLink)(&sys)
+		s := mustOpen(t, dir, nil, sys)
+		defer s.Close()
+		_, err := s.Put(t.Context(), "k", 2)
+		if !errors.Is(err, ErrUnsafeDir) || !strings.Contains(err.Error(), dir) || errors.Is(err, ErrUnknown) {
+			t.Errorf("got %v, want ErrUnsafeDir naming the directory", err)
+		}
+		if got := contents[int](t, mustSnapshot(t, s))["k"]; got != 1 {
+			t.Errorf("k = %d, want 1", got)
+		}
+	})
 }
 
 // TestFailedCommitLeavesNothing: an operation that fails before the commit has

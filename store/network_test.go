@@ -263,3 +263,115 @@ func (c createModes) CreateTemp(dir string, perm fs.FileMode) (vfs.File, error) 
 	*c.got = append(*c.got, perm)
 	return c.FS.CreateTemp(dir, perm)
 }
+
+// What a commit asks of the file system over a network, besides its own file: where
+// nobody else writes, it lists the directory and looks at the base once each; else it
+// lists it twice.
+func TestCallsAfar(t *testing.T) {
+	m := newMachine(faultfs.NewDisk(), 1)
+	var mu sync.Mutex
+	n := make(map[string]int)
+	h := plain(m.disk)
+	h.Before = func(op faultfs.Op) error {
+		mu.Lock()
+		defer mu.Unlock()
+		n[op.Kind]++
+		return nil
+	}
+	sys := m.system(h)
+	sys.retireEvery = 1000
+	s := mustOpen(t, simDir, &Options{Network: true}, sys)
+	defer s.Close()
+	other := mustOpen(t, simDir, nil, m.system(plain(m.disk)))
+	defer other.Close()
+	check := func(when, key string, listings int) {
+		t.Helper()
+		clear(n)
+		mustUpdate(t, s, key)
+		// The base is looked at before and after publishing.
+		if n[faultfs.OpReadDir] != listings || n[faultfs.OpOpen] != 2 || n[faultfs.OpLink] != 1 {
+			t.Errorf("%s: %v; want %d listings, 2 files opened, 1 link", when, n, listings)
+		}
+	}
+	for i := range ownRow + 1 {
+		check("at first", updateKey("first", i), 2)
+	}
+	check("alone", "alone/0", 1)
+	check("alone", "alone/1", 1)
+	mustUpdate(t, other, "other/0")
+	mustUpdate(t, s, "s/0") // on a wrong guess
+	for i := range ownRow {
+		check("not alone", updateKey("again", i), 2)
+	}
+	check("alone again", "alone/2", 1)
+	for i := range 3 {
+		mustUpdate(t, other, updateKey("more", i))
+		mustUpdate(t, s, updateKey("s/more", i))
+	}
+	mustUpdate(t, other, "other/1")
+	check("others write", "s/1", 2)
+}
+
+// An orphan may be taken for the newest where a listing shows nothing else above what a
+// process has seen. What is built on it does not stand, and is done again.
+func TestGuessOrphan(t *testing.T) {
+	m := newMachine(faultfs.NewDisk(), 1)
+	m.lock = nil
+	network := &Options{Network: true}
+	b := mustOpen(t, simDir, network, m.system(plain(m.disk)))
+	defer b.Close()
+	var listings atomic.Int64 // from 1 on, once it matters
+	sys := m.system(plain(m.disk))
+	sys.fs = listing{m.disk, func(names []string) []string {
+		if listings.Load() > 0 {
+			switch listings.Add(1) - 1 {
+			case 1, 3: // before publishing, and when it is done again
+				return []string{lockName, manifestName(2)}
+			}
+		}
+		return names
+	}}
+	c := mustOpen(t, simDir, network, sys)
+	defer c.Close()
+
+	stop := stopAt(faultfs.OpLink, 2)
+	dead := make(chan struct{})
+	d := mustOpen(t, simDir, network, m.system(&faultfs.Hooked{
+		FS: m.disk,
+		Before: func(op faultfs.Op) error {
+			select {
+			case <-dead:
+				return errDead
+			default:
+				return stop.before(op)
+			}
+		},
+		After: func(op faultfs.Op, err error) error {
+			if stop.at(op) {
+				close(dead)
+			}
+			return err
+		},
+	}))
+	start(d, "d/0")
+	<-stop.reached
+	mustUpdate(t, b, "b/0", "b/1", "b/2", "b/3", "b/4")
+	close(stop.goOn)
+	<-dead
+	if seqs, _, err := b.list(); err != nil || len(seqs) == 0 || seqs[0] != 2 || seqs[len(seqs)-1] != 6 || slices.Contains(seqs, 3) {
+		t.Fatalf("there are manifests %v, %v; want orphan 2, and 6", seqs, err)
+	}
+
+	listings.Store(1)
+	var saw []Revision
+	if _, err := applyUpdate(t.Context(), c, "c/0", func(rev Revision) { saw = append(saw, rev) }); err != nil {
+		t.Fatal(err)
+	}
+	if len(saw) != 2 || listings.Load() < 4 {
+		t.Errorf("the function ran for revisions %v, want a guess and another one", saw)
+	}
+	wantState(t, sys, "b/0", "b/1", "b/2", "b/3", "b/4", "c/0")
+	if seqs, _, err := b.list(); err != nil || slices.Contains(seqs, 3) {
+		t.Errorf("there are manifests %v, %v; want 3 withdrawn", seqs, err)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -216,6 +217,72 @@ func (s *Store) newest(ctx context.Context) (*state, error) {
 		return st, err
 	}
 }
+
+// guess returns a state that is likely to be the newest, acquired, or nil. To make sure
+// that a state is the newest, and counts, is a third of what a commit costs over a
+// network, and it is found out after publishing anyhow, whatever the base is. Until then
+// a guess must not become the current state.
+func (s *Store) guess(lock *turn) *state {
+	if !s.network.Load() || s.own.misled.Load() {
+		return nil
+	}
+	old := s.current()
+	if old == nil {
+		return nil
+	}
+	if s.own.alone(old) {
+		lock.unseen = old
+		return old
+	}
+	seqs, _, err := s.list()
+	if err == nil && len(seqs) > 0 && seqs[len(seqs)-1] == old.seq {
+		lock.unseen = old
+		return old
+	}
+	defer old.release()
+	if err != nil || len(seqs) == 0 || seqs[len(seqs)-1] < old.seq {
+		return nil
+	}
+	st, err := s.load(seqs[len(seqs)-1])
+	if err != nil {
+		return nil // what is wrong with it, newest tells
+	}
+	if st.contains(old.self()) == lineageNo {
+		st.release()
+		return nil
+	}
+	return st
+}
+
+// ownCommits is what a process remembers of its commits over a network, for guess.
+type ownCommits struct {
+	mu     sync.Mutex  // protects last and row
+	last   ID          // of the newest
+	row    int         // how many of them in a row, at the end, were each built on the one before
+	misled atomic.Bool // the last one did not stand
+}
+
+// add tells of a commit that has been published.
+func (o *ownCommits) add(base *state, h *header) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.row++; base.commit != o.last {
+		o.row = 0
+	}
+	o.last = h.commit
+}
+
+// alone tells whether st is the process's last commit, and nobody else, as it seems, is
+// writing.
+func (o *ownCommits) alone(st *state) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.row >= ownRow && o.last == st.commit
+}
+
+// ownRow is how many commits in a row make it likely that the next one will be built on
+// them too.
+const ownRow = 8
 
 // A finder lets one goroutine at a time look for the newest manifest, from which
 // the others profit.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/recordstore/recordstore/internal/vfs/faultfs"
 )
@@ -224,7 +226,7 @@ func TestRetirementOrder(t *testing.T) {
 		}
 		return nil
 	}})
-	sys.retireEvery = 8
+	sys.keep, sys.retireEvery = 3, 8
 	s := mustOpen(t, simDir, nil, sys)
 	defer s.Close()
 	for i := range 7 { // sequences 2 to 8
@@ -239,8 +241,8 @@ func TestRetirementOrder(t *testing.T) {
 		mustUpdate(t, s, updateKey("v", i))
 	}
 	seqs, _, err := s.list()
-	if err != nil || fmt.Sprint(seqs) != "[15 16]" || !slices.IsSorted(removed) {
-		t.Errorf("left %v, %v, removed %v; want 15 and 16 left, the others removed in order", seqs, err, removed)
+	if err != nil || fmt.Sprint(seqs) != "[14 15 16]" || !slices.IsSorted(removed) {
+		t.Errorf("left %v, %v, removed %v; want 14, 15 and 16 left, the others removed in order", seqs, err, removed)
 	}
 }
 
@@ -253,6 +255,48 @@ type listing struct {
 func (l listing) ReadDir(dir string) ([]string, error) {
 	names, err := l.Disk.ReadDir(dir)
 	return l.filter(names), err
+}
+
+// A manifest's age counts from when it was not the newest any more: who has seen it as that
+// has time from then on, however old it was.
+func TestRetireSuperseded(t *testing.T) {
+	for _, network := range []bool{false, true} {
+		s := testStore(t, &Options{Network: network}, func(sys *system) {
+			sys.keepAge, sys.keep, sys.retireEvery = 0, keepManifests, 1
+		})
+		defer s.Close()
+		put := func(n int) {
+			for i := range n {
+				mustPut(t, s, "k", i)
+				settle(s)
+			}
+		}
+		lowest := func() uint64 {
+			seqs, _, err := s.list()
+			if err != nil || len(seqs) == 0 {
+				t.Fatalf("%v, %v", seqs, err)
+			}
+			return seqs[0]
+		}
+		age := func(seq uint64) {
+			hour := time.Now().Add(-time.Hour)
+			if err := os.Chtimes(s.manifestPath(seq), hour, hour); err != nil {
+				t.Fatal(err)
+			}
+		}
+		put(2) // to 3
+		age(2)
+		age(3)
+		put(2 * keepManifests)
+		if got := lowest(); got != 3 {
+			t.Errorf("network %v: the lowest manifest is %d, want 3, which was the newest until just now", network, got)
+		}
+		age(4)
+		put(1)
+		if got := lowest(); got != 4 {
+			t.Errorf("network %v: the lowest manifest is %d, want 4", network, got)
+		}
+	}
 }
 
 // Nothing is retired on behalf of a manifest that could not be marked.
@@ -296,7 +340,7 @@ func TestRetirementBelowMark(t *testing.T) {
 		return highest
 	}
 	var mu sync.Mutex
-	s := mustOpen(t, simDir, nil, m.system(&faultfs.Hooked{FS: m.disk, Before: func(op faultfs.Op) error {
+	sys := m.system(&faultfs.Hooked{FS: m.disk, Before: func(op faultfs.Op) error {
 		mu.Lock()
 		var wait <-chan struct{}
 		switch {
@@ -317,7 +361,9 @@ func TestRetirementBelowMark(t *testing.T) {
 			<-wait
 		}
 		return nil
-	}}))
+	}})
+	sys.now = time.Now // all that is on the disk is old
+	s := mustOpen(t, simDir, nil, sys)
 	defer s.Close()
 	s.slots = make(chan struct{}, 4) // as if four processes were writing
 	mustUpdate(t, s, "w/0")          // sequence 2

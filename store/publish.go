@@ -19,8 +19,9 @@ import (
 // A turn is a writer's hold of LOCK, with what he has prepared for it.
 type turn struct {
 	heldLock
-	temp vfs.File // an empty temporary file; nil if there is none
-	over bool     // LOCK is released
+	temp   vfs.File // an empty temporary file; nil if there is none
+	unseen *state   // a base that was guessed, and has not been looked at; nil if there is none
+	over   bool     // LOCK is released
 }
 
 // end releases LOCK, once. An error changes nothing: what was published under the lock is
@@ -256,6 +257,8 @@ func (s *Store) publish(f vfs.File, h *header) (bool, error) {
 				return false, nil
 			}
 			return false, err
+		case lookErr == nil && whose == nobodys && pause.spent == 0 && unsupported(err):
+			return false, s.unsafe(err) // before anything was done there
 		case !pause.wait(context.Background()):
 			return false, fmt.Errorf("%w: %w", ErrUnknown, err)
 		}
@@ -341,8 +344,8 @@ func (s *Store) whoHas(name string, f vfs.File, h *header) (owner, error) {
 	return theirs, nil
 }
 
-// probePublishing makes sure, where it is not known from the file system's
-// kind, that a file can be published without replacing another.
+// probePublishing makes sure, before there is a store and where it is not known from the
+// file system's kind, that a file can be published without replacing another.
 func (s *Store) probePublishing() error {
 	f, err := s.sys.fs.CreateTemp(s.dir, 0o600)
 	if err != nil {
@@ -354,10 +357,15 @@ func (s *Store) probePublishing() error {
 	if err == nil {
 		return s.sys.fs.Remove(probe)
 	}
-	if unsupported(err) {
-		return fmt.Errorf("%s: %w: its file system has neither hard links nor a rename that refuses to replace (%w); use another", s.dir, ErrUnsafeDir, err)
+	return s.unsafe(err)
+}
+
+// unsafe says what it means that no file can be published.
+func (s *Store) unsafe(err error) error {
+	if !unsupported(err) {
+		return err
 	}
-	return err
+	return fmt.Errorf("%s: %w: its file system has neither hard links nor a rename that refuses to replace (%w); use another", s.dir, ErrUnsafeDir, err)
 }
 
 // checkBase finds out whether the commit h, just published on top of base,

@@ -107,13 +107,15 @@ func (s *Store) retireBelow(marked *state, keep int) (freed bool) {
 		return false
 	}
 	at := s.fileTime(self)
-	for len(seqs) > 0 && seqs[0] < limit && s.removeOld(s.manifestPath(seqs[0]), at, s.keepAge()) {
+	// A manifest was the newest until that above it was published: whoever has seen it as
+	// such has from then on the time that is left to him.
+	for len(seqs) > 1 && seqs[0] < limit && s.isOld(s.manifestPath(seqs[1]), at, s.keepAge()) && s.remove(s.manifestPath(seqs[0])) {
 		seqs, freed = seqs[1:], true
 	}
 	var unnamed []segmentRef // that marked does not name; most of the others need not be looked at
 	for _, name := range others {
 		if vfs.IsTemp(name) {
-			freed = s.removeOld(s.path(name), at, tempAge) || freed
+			freed = s.isOld(s.path(name), at, tempAge) && s.remove(s.path(name)) || freed
 		} else if seq, id, ok := parseSegmentName(name); ok && len(seqs) > 0 && seq <= seqs[0] && !marked.names(id) {
 			unnamed = append(unnamed, segmentRef{seq: seq, id: id})
 		}
@@ -216,17 +218,20 @@ func (s *Store) keepAge() time.Duration {
 	return keepAgeLocal
 }
 
-// removeOld removes a file that was written at least age before at. It reports
-// whether the name is free now.
-func (s *Store) removeOld(path string, at time.Time, age time.Duration) bool {
+// isOld tells whether a file was written at least age before at, or is gone.
+func (s *Store) isOld(path string, at time.Time, age time.Duration) bool {
 	info, err := s.sys.fs.Lstat(path)
-	if err == nil {
-		// A file from the future was written before the clock was put right: to
-		// keep it would keep all that is above it.
-		if d := at.Sub(info.ModTime); -age < d && d < age {
-			return false
-		}
-		err = s.sys.fs.Remove(path)
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist)
 	}
+	// A file from the future was written before the clock was put right: to
+	// keep it would keep all that is above it.
+	d := at.Sub(info.ModTime)
+	return d <= -age || d >= age
+}
+
+// remove removes a file. It reports whether the name is free now.
+func (s *Store) remove(path string) bool {
+	err := s.sys.fs.Remove(path)
 	return err == nil || errors.Is(err, fs.ErrNotExist)
 }

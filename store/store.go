@@ -43,6 +43,7 @@ type Store struct {
 	bound journalBound
 	merging
 	spare spare
+	own   ownCommits
 	users atomic.Pointer[lockClass] // as last asked for
 
 	network   atomic.Bool // the careful path is taken
@@ -315,9 +316,6 @@ func (s *Store) openLock() error {
 		return err
 	}
 	s.lock = lock
-	if s.network.Load() {
-		return s.probePublishing()
-	}
 	return nil
 }
 

@@ -317,22 +317,25 @@ func (g *committedGroup) answer(flushErr error) {
 // commitLocked runs the group's functions on the newest state, publishes what
 // they changed and makes sure that it stands.
 func (s *Store) commitLocked(group []*request, lock *turn) (g *committedGroup, err error) {
-	err = s.onNewest(func(base *state) (bool, error) {
+	err = s.onNewest(s.guess(lock), func(base *state) (bool, error) {
 		g, err = s.attempt(group, base, lock)
 		return g != nil, err
 	})
+	s.own.misled.Store(err != nil)
 	return g, err
 }
 
 // onNewest calls f with the newest state, and again if f reports false: others
-// have gone past.
-func (s *Store) onNewest(f func(base *state) (bool, error)) error {
+// have gone past. guess, if not nil, is taken for the newest at first, and released.
+func (s *Store) onNewest(guess *state, f func(base *state) (bool, error)) (err error) {
 	var pause backoff
 	var last ID
 	for {
-		base, err := s.newest(context.Background())
-		if err != nil {
-			return err
+		base := guess
+		if guess = nil; base == nil {
+			if base, err = s.newest(context.Background()); err != nil {
+				return err
+			}
 		}
 		// A pause only where nothing has moved since the last round.
 		if base.commit == last && !pause.wait(context.Background()) {
@@ -586,6 +589,9 @@ func (s *Store) publishState(base *state, h *header, journal []rec, lock *turn) 
 	}()
 	b := encodeManifest(h, journal)
 	f, info, err := s.writeManifest(b, base, h, lock)
+	if errors.Is(err, errVanished) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -598,6 +604,7 @@ func (s *Store) publishState(base *state, h *header, journal []rec, lock *turn) 
 		s.discard(f)
 		return nil, err
 	case h.network:
+		s.own.add(base, h)
 		if err := s.settleAfar(f, base, h, lock); err != nil {
 			return nil, err
 		}
@@ -618,9 +625,10 @@ func (s *Store) publishState(base *state, h *header, journal []rec, lock *turn) 
 }
 
 // writeManifest writes a manifest to a temporary file. Over a network, where every call
-// takes time, it makes sure of the lock at the same time, and flushes the file: that is on
-// disk before it has its name, so that what was seen is never lost, whichever machine or
-// server loses power.
+// takes time, it makes sure of the lock at the same time, and of a base that is guessed,
+// and flushes the file: that is on disk before it has its name, so that what was seen is
+// never lost, whichever machine or server loses power. The error is errVanished if the
+// base is not there.
 func (s *Store) writeManifest(b []byte, base *state, h *header, lock *turn) (f vfs.File, info vfs.Info, err error) {
 	temp := lock.take()
 	if !h.network {
@@ -631,16 +639,29 @@ func (s *Store) writeManifest(b []byte, base *state, h *header, lock *turn) (f v
 	} else {
 		proved := make(chan error, 1)
 		go func() { proved <- s.proveLock(lock) }()
+		there := make(chan error, 1)
+		go func() { there <- s.look(base, lock) }()
 		f, err = s.writeTemp(b, base, temp, true)
-		if proof := <-proved; err == nil {
-			err = proof
-		}
+		err = cmp.Or(err, <-proved, <-there)
 	}
 	if err != nil {
 		s.discard(f)
 		return nil, info, err
 	}
 	return f, info, nil
+}
+
+// look makes sure that the name of a base that was guessed holds it. Where it does not,
+// the store may have been replaced, and nothing may be published in its place.
+func (s *Store) look(base *state, lock *turn) error {
+	if lock.unseen != base {
+		return nil
+	}
+	ok, err := s.still(base)
+	if err == nil && !ok {
+		err = errVanished
+	}
+	return err
 }
 
 // settleAfar is what follows upon publishing over a network. What need not be waited for

@@ -54,6 +54,10 @@ var mutants = []mutant{
 		"	err := s.flush(g.st, true)\n\tif err != nil {\n\t\terr = fmt.Errorf(\"%w: %w\", ErrNotDurable, err)\n\t}\n\tg.answer(err)\n", "	g.answer(nil)\n\terr := s.flush(g.st, true)\n", power,
 	},
 	{
+		"retire: by a manifest's own age", "store/retire.go",
+		"s.isOld(s.manifestPath(seqs[1])", "s.isOld(s.manifestPath(seqs[0])", "^TestRetireSuperseded$",
+	},
+	{
 		"retire: below a manifest that is not marked", "store/retire.go",
 		"if err != nil || !self.Marked() {", "if err != nil {", "^TestRetirementWithoutMark$",
 	},
@@ -70,8 +74,16 @@ var mutants = []mutant{
 		"if ok, err := s.still(base); ok || err != nil {", "if ok, err := true, error(nil); ok || err != nil {", "^TestOrphanIsHighest$",
 	},
 	{
+		"network: a base that was guessed is not looked at", "store/update.go",
+		"go func() { there <- s.look(base, lock) }()", "there <- nil", "^TestReplaced$",
+	},
+	{
+		"network: what has misled once does so again", "store/update.go",
+		"s.own.misled.Store(err != nil)", "", "^TestGuessOrphan$",
+	},
+	{
 		"network: the lock is not proved", "store/update.go",
-		"if proof := <-proved; err == nil {", "if proof := <-proved; false {", "^TestLostLock$",
+		"proved <- s.proveLock(lock)", "proved <- nil", "^TestLostLock$",
 	},
 	{
 		"create: manifest 1 is not flushed", "store/create.go",
@@ -135,7 +147,7 @@ var mutants = []mutant{
 	},
 	{
 		"retire: in descending order", "store/retire.go",
-		"	for len(seqs) > 0 && seqs[0] < limit && s.removeOld(s.manifestPath(seqs[0]), at, s.keepAge()) {\n\t\tseqs, freed = seqs[1:], true\n\t}\n", "	for i := len(seqs) - 1; i >= 0; i-- {\n\t\tif seqs[i] < limit {\n\t\t\ts.removeOld(s.manifestPath(seqs[i]), at, s.keepAge())\n\t\t}\n\t}\n", "^TestRetirementOrder$",
+		"	for len(seqs) > 1 && seqs[0] < limit && s.isOld(s.manifestPath(seqs[1]), at, s.keepAge()) && s.remove(s.manifestPath(seqs[0])) {\n\t\tseqs, freed = seqs[1:], true\n\t}\n", "	for i := len(seqs) - 1; i >= 0; i-- {\n\t\tif seqs[i] < limit {\n\t\t\ts.remove(s.manifestPath(seqs[i]))\n\t\t}\n\t}\n", "^TestRetirementOrder$",
 	},
 	{
 		"retire: below the newest, not the marked", "store/retire.go",
