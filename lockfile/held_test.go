@@ -58,6 +58,7 @@ func TestContext(t *testing.T) {
 		if ctx.Value(testKey{}) != "value" || l.Context() != ctx {
 			t.Error("not derived from the context, or not the same the second time")
 		}
+		synctest.Wait() // or it may not have begun
 		if n := watching() - before; n != 1 {
 			t.Errorf("%d goroutines keep watch", n)
 		}
