@@ -473,6 +473,7 @@ type groupRun struct {
 	h    *header    // its last revision is that of the last change so far
 	rest []*request // whose turn has not come yet
 	top  changes    // of all that have had it
+	own  changes    // empty, for the next one's: to make a map costs more than most functions do
 }
 
 // runAll runs the functions of a group. It returns all changes together.
@@ -526,17 +527,25 @@ func (g *groupRun) begin(r *request, p phase) *Tx {
 	if !r.begin(p, g.h.lastRev) {
 		return nil
 	}
-	return &Tx{s: g.s, base: g.base, below: g.top, now: g.h.time, rev: g.h.lastRev + 1}
+	tx := &Tx{s: g.s, base: g.base, below: g.top, own: g.own, now: g.h.time, rev: g.h.lastRev + 1}
+	g.own = nil
+	return tx
 }
 
 // end takes what r's function has changed.
 func (g *groupRun) end(r *request, tx *Tx, err error) {
 	g.rest = g.rest[1:]
 	if r.failed = err; err == nil && tx != nil && len(tx.own) > 0 {
-		if len(g.top) == 0 {
+		switch {
+		case g.top == nil && len(g.rest) == 0:
 			g.top = tx.own
-		} else {
+		case g.top == nil:
+			g.top = make(changes, len(g.rest)+len(tx.own))
+			fallthrough
+		default:
 			maps.Copy(g.top, tx.own)
+			clear(tx.own)
+			g.own = tx.own
 		}
 		g.h.lastRev = tx.rev
 		r.rev, r.changed = tx.rev, true
