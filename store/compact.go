@@ -128,6 +128,10 @@ func (s *Store) publishChanges(base *state, h *header, journal []rec, lock *turn
 	if sizeOf(journal) <= s.bound.hard {
 		return s.publishState(base, h, journal, lock)
 	}
+	if lock.guess == base { // not on a guess
+		lock.guess = nil
+		return nil, nil
+	}
 	if len(h.segments) >= maxSegments {
 		return nil, fmt.Errorf("update %s: there are %d segments, the limit, and merging them did not succeed; see recordctl compact", s.dir, maxSegments)
 	}
@@ -686,8 +690,7 @@ func (s *Store) compactLocked(ctx context.Context) error {
 	return nil
 }
 
-// retireAll waits until what is there may be retired, and retires it below a
-// new, empty commit.
+// retireAll waits until what was superseded before it began may be retired.
 func (s *Store) retireAll(ctx context.Context) error {
 	if s.network.Load() {
 		return nil
@@ -699,17 +702,14 @@ func (s *Store) retireAll(ctx context.Context) error {
 		return context.Cause(ctx)
 	case <-t.C:
 	}
-	st, err := s.replaceLocked(ctx, nil, nil, "compacting")
-	if s.madeRoom(err) {
-		st, err = s.replaceLocked(ctx, nil, nil, "compacting")
-	}
+	st, err := s.newest(ctx)
 	if err != nil {
 		return err
 	}
 	defer st.release()
-	if err := s.flush(st, false); err != nil {
-		return fmt.Errorf("%w: %w", ErrNotDurable, err)
+	if marked := s.lastMarked(st); marked != nil {
+		s.retireBelow(marked, 1)
+		marked.release()
 	}
-	s.retireBelow(st, 1)
 	return nil
 }

@@ -625,6 +625,8 @@ func TestSegmentRetiredWhileOpening(t *testing.T) {
 			if err := g.Compact(context.Background()); err != nil {
 				t.Fatal(err)
 			}
+			g.put("c") // what was the newest before the last two is retired
+			settle(g.Store)
 			if left := g.files(old); left != "" {
 				t.Fatal("the old segment has not been retired")
 			}

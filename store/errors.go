@@ -49,7 +49,8 @@ var (
 	ErrSnapshotExpired = errors.New("snapshot has expired")
 	// ErrUnsafeDir is reported by [Open] when the directory's permissions or
 	// file system would keep the store from working: others' files cannot be
-	// removed in it, or no file can be published without replacing.
+	// removed in it, or no file can be published without replacing. An update
+	// reports it if a store that exists was brought to such a file system.
 	ErrUnsafeDir = errors.New("directory cannot hold a shared store")
 )
 

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -264,9 +265,9 @@ func (c createModes) CreateTemp(dir string, perm fs.FileMode) (vfs.File, error) 
 	return c.FS.CreateTemp(dir, perm)
 }
 
-// What a commit asks of the file system over a network, besides its own file: where
-// nobody else writes, it lists the directory and looks at the base once each; else it
-// lists it twice.
+// What a commit asks of the file system over a network, besides its own file. It lists the
+// directory after publishing, and before if others may have written, and looks at the base
+// before and after publishing. If the base is another's, its base is looked at too.
 func TestCallsAfar(t *testing.T) {
 	m := newMachine(faultfs.NewDisk(), 1)
 	var mu sync.Mutex
@@ -284,53 +285,54 @@ func TestCallsAfar(t *testing.T) {
 	defer s.Close()
 	other := mustOpen(t, simDir, nil, m.system(plain(m.disk)))
 	defer other.Close()
-	check := func(when, key string, listings int) {
+	check := func(when, key string, listings, opened int) {
 		t.Helper()
 		clear(n)
 		mustUpdate(t, s, key)
-		// The base is looked at before and after publishing.
-		if n[faultfs.OpReadDir] != listings || n[faultfs.OpOpen] != 2 || n[faultfs.OpLink] != 1 {
-			t.Errorf("%s: %v; want %d listings, 2 files opened, 1 link", when, n, listings)
+		if n[faultfs.OpReadDir] != listings || n[faultfs.OpOpen] != opened || n[faultfs.OpLink] != 1 {
+			t.Errorf("%s: %v; want %d listings, %d files opened, 1 link", when, n, listings, opened)
 		}
 	}
 	for i := range ownRow + 1 {
-		check("at first", updateKey("first", i), 2)
+		check("at first", updateKey("first", i), 2, 2)
 	}
-	check("alone", "alone/0", 1)
-	check("alone", "alone/1", 1)
+	check("alone", "alone/0", 1, 2)
+	check("alone", "alone/1", 1, 2)
 	mustUpdate(t, other, "other/0")
 	mustUpdate(t, s, "s/0") // on a wrong guess
 	for i := range ownRow {
-		check("not alone", updateKey("again", i), 2)
+		check("not alone", updateKey("again", i), 2, 2)
 	}
-	check("alone again", "alone/2", 1)
+	check("alone again", "alone/2", 1, 2)
 	for i := range 3 {
 		mustUpdate(t, other, updateKey("more", i))
 		mustUpdate(t, s, updateKey("s/more", i))
 	}
 	mustUpdate(t, other, "other/1")
-	check("others write", "s/1", 2)
+	check("others write", "s/1", 2, 3)
 }
 
-// An orphan may be taken for the newest where a listing shows nothing else above what a
-// process has seen. What is built on it does not stand, and is done again.
+// An orphan may be guessed to be the newest where a listing shows nothing else above what a
+// process has seen. Nothing is published on top of it: a manifest whose base's name holds
+// that base would count for all others.
 func TestGuessOrphan(t *testing.T) {
 	m := newMachine(faultfs.NewDisk(), 1)
 	m.lock = nil
 	network := &Options{Network: true}
 	b := mustOpen(t, simDir, network, m.system(plain(m.disk)))
 	defer b.Close()
-	var listings atomic.Int64 // from 1 on, once it matters
-	sys := m.system(plain(m.disk))
-	sys.fs = listing{m.disk, func(names []string) []string {
-		if listings.Load() > 0 {
-			switch listings.Add(1) - 1 {
-			case 1, 3: // before publishing, and when it is done again
-				return []string{lockName, manifestName(2)}
+	var partial atomic.Bool
+	onOrphan := stopAt(faultfs.OpLink, 3)
+	close(onOrphan.goOn)
+	sys := m.system(&faultfs.Hooked{
+		FS: listing{m.disk, func(names []string) []string {
+			if !partial.CompareAndSwap(true, false) {
+				return names
 			}
-		}
-		return names
-	}}
+			return []string{lockName, manifestName(2)}
+		}},
+		Before: onOrphan.before,
+	})
 	c := mustOpen(t, simDir, network, sys)
 	defer c.Close()
 
@@ -362,16 +364,115 @@ func TestGuessOrphan(t *testing.T) {
 		t.Fatalf("there are manifests %v, %v; want orphan 2, and 6", seqs, err)
 	}
 
-	listings.Store(1)
+	partial.Store(true)
 	var saw []Revision
 	if _, err := applyUpdate(t.Context(), c, "c/0", func(rev Revision) { saw = append(saw, rev) }); err != nil {
 		t.Fatal(err)
 	}
-	if len(saw) != 2 || listings.Load() < 4 {
+	if len(saw) != 2 || partial.Load() {
 		t.Errorf("the function ran for revisions %v, want a guess and another one", saw)
 	}
-	wantState(t, sys, "b/0", "b/1", "b/2", "b/3", "b/4", "c/0")
-	if seqs, _, err := b.list(); err != nil || slices.Contains(seqs, 3) {
-		t.Errorf("there are manifests %v, %v; want 3 withdrawn", seqs, err)
+	select {
+	case <-onOrphan.reached:
+		t.Error("it was built on an orphan")
+	default:
 	}
+	wantState(t, sys, "b/0", "b/1", "b/2", "b/3", "b/4", "c/0")
+}
+
+// An old manifest of one's own that is damaged is of no interest to a commit: others have
+// gone on.
+func TestGuessDamaged(t *testing.T) {
+	opts := &Options{Network: true}
+	dir, _ := storeWith(t, 1, opts)
+	s, other := testOpen(t, dir, opts, nil), testOpen(t, dir, opts, nil)
+	defer s.Close()
+	defer other.Close()
+	for i := range ownRow + 3 {
+		mustPut(t, s, "k", i)
+		settle(s)
+	}
+	path := s.manifestPath(s.cur.Load().seq)
+	mustPut(t, other, "o", 1)
+	mustPut(t, other, "o", 2)
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[60] ^= 1
+	if err := errors.Join(os.Remove(path), os.WriteFile(path, b, 0o444)); err != nil {
+		t.Fatal(err)
+	}
+	mustPut(t, s, "k", -1)
+}
+
+// Not even a segment is put into a directory that has taken the store's place.
+func TestReplacedOverflow(t *testing.T) {
+	opts := &Options{Network: true, JournalSize: hardJournal}
+	dir, _ := storeWith(t, 1, opts)
+	var armed atomic.Bool
+	sys := testSystem()
+	sys.fs = &faultfs.Hooked{FS: sys.fs, Before: func(op faultfs.Op) error {
+		if armed.Load() && op.Kind == faultfs.OpLink {
+			t.Errorf("put into another store's directory: %s", op.Path)
+		}
+		return nil
+	}}
+	s := mustOpen(t, dir, opts, sys)
+	defer s.Close()
+	for i := range ownRow + 3 {
+		mustPut(t, s, "k", i)
+		settle(s)
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	o := testOpen(t, dir, opts, nil)
+	defer o.Close()
+	mustPut(t, o, "k", 1)
+	settle(o)
+	armed.Store(true)
+	if _, err := s.Put(t.Context(), "k", "mine"); !errors.Is(err, ErrReplaced) {
+		t.Errorf("got %v, want ErrReplaced", err)
+	}
+}
+
+// EPERM may be how a file system says that a name is taken, and a listing may not show it
+// yet: that is no reason to say that nothing can be published there.
+func TestPermMeansExists(t *testing.T) {
+	m := newMachine(faultfs.NewDisk(), 1)
+	var stale []string
+	left := 0 // stale listings
+	sys := m.system(plain(m.disk))
+	sys.fs = permLink{listing{m.disk, func(names []string) []string {
+		if left == 0 {
+			return names
+		}
+		left--
+		return stale
+	}}}
+	s := mustOpen(t, simDir, &Options{Network: true}, sys)
+	defer s.Close()
+	other := mustOpen(t, simDir, &Options{Network: true}, m.system(plain(m.disk)))
+	defer other.Close()
+	mustUpdate(t, s, "s/0")
+	stale, _ = m.disk.ReadDir(simDir)
+	mustUpdate(t, other, "o/0")
+	left = 2 // before and after publishing
+	mustUpdate(t, s, "s/1")
+}
+
+// permLink is a file system of which link says EPERM whatever the matter is, and that cannot
+// rename without replacing.
+type permLink struct{ listing }
+
+func (f permLink) Link(o, n string) error {
+	if err := f.listing.Link(o, n); err != nil {
+		return &os.LinkError{Op: "link", Old: o, New: n, Err: syscall.EPERM}
+	}
+	return nil
+}
+
+func (f permLink) RenameNoReplace(o, n string) error {
+	return &os.LinkError{Op: "rename", Old: o, New: n, Err: errors.ErrUnsupported}
 }

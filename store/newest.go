@@ -218,48 +218,51 @@ func (s *Store) newest(ctx context.Context) (*state, error) {
 	}
 }
 
-// guess returns a state that is likely to be the newest, acquired, or nil. To make sure
-// that a state is the newest, and counts, is a third of what a commit costs over a
-// network, and it is found out after publishing anyhow, whatever the base is. Until then
-// a guess must not become the current state.
-func (s *Store) guess(lock *turn) *state {
-	if !s.network.Load() || s.own.misled.Load() {
-		return nil
+// guess returns a state that is likely to be the newest, acquired, or nil; and what then
+// tells whether it counts. Over a network to make sure of both takes a third of a
+// commit's time. That it counts can be made sure of while the manifest is written, and
+// whether it is the newest is found out after publishing anyhow.
+func (s *Store) guess() (st *state, counts func() (bool, error)) {
+	if !s.network.Load() {
+		return nil, nil
 	}
 	old := s.current()
 	if old == nil {
-		return nil
+		return nil, nil
+	}
+	// Neither need be held for this.
+	counts = func() (bool, error) {
+		if ok, err := s.still(old); ok || err != nil || st == old {
+			return ok, err
+		}
+		return s.counts(st)
 	}
 	if s.own.alone(old) {
-		lock.unseen = old
-		return old
+		return old, counts
 	}
 	seqs, _, err := s.list()
 	if err == nil && len(seqs) > 0 && seqs[len(seqs)-1] == old.seq {
-		lock.unseen = old
-		return old
+		return old, counts
 	}
 	defer old.release()
 	if err != nil || len(seqs) == 0 || seqs[len(seqs)-1] < old.seq {
-		return nil
+		return nil, nil
 	}
-	st, err := s.load(seqs[len(seqs)-1])
-	if err != nil {
-		return nil // what is wrong with it, newest tells
+	if st, err = s.load(seqs[len(seqs)-1]); err != nil {
+		return nil, nil // what is wrong with it, newest tells
 	}
 	if st.contains(old.self()) == lineageNo {
 		st.release()
-		return nil
+		return nil, nil
 	}
-	return st
+	return st, counts
 }
 
 // ownCommits is what a process remembers of its commits over a network, for guess.
 type ownCommits struct {
-	mu     sync.Mutex  // protects last and row
-	last   ID          // of the newest
-	row    int         // how many of them in a row, at the end, were each built on the one before
-	misled atomic.Bool // the last one did not stand
+	mu   sync.Mutex // protects last and row
+	last ID         // of the newest
+	row  int        // how many of them in a row, at the end, were each built on the one before
 }
 
 // add tells of a commit that has been published.

@@ -19,9 +19,10 @@ import (
 // A turn is a writer's hold of LOCK, with what he has prepared for it.
 type turn struct {
 	heldLock
-	temp   vfs.File // an empty temporary file; nil if there is none
-	unseen *state   // a base that was guessed, and has not been looked at; nil if there is none
-	over   bool     // LOCK is released
+	temp        vfs.File             // an empty temporary file; nil if there is none
+	guess       *state               // a base that is guessed and to be checked; nil if there is none
+	guessCounts func() (bool, error) // checks it
+	over        bool                 // LOCK is released
 }
 
 // end releases LOCK, once. An error changes nothing: what was published under the lock is
@@ -258,7 +259,11 @@ func (s *Store) publish(f vfs.File, h *header) (bool, error) {
 			}
 			return false, err
 		case lookErr == nil && whose == nobodys && pause.spent == 0 && unsupported(err):
-			return false, s.unsafe(err) // before anything was done there
+			// At once, as nothing was tried before. But it may mean that the name is taken.
+			if err := s.probePublishing(); errors.Is(err, ErrUnsafeDir) {
+				return false, err
+			}
+			pause.wait(context.Background())
 		case !pause.wait(context.Background()):
 			return false, fmt.Errorf("%w: %w", ErrUnknown, err)
 		}
@@ -344,8 +349,8 @@ func (s *Store) whoHas(name string, f vfs.File, h *header) (owner, error) {
 	return theirs, nil
 }
 
-// probePublishing makes sure, before there is a store and where it is not known from the
-// file system's kind, that a file can be published without replacing another.
+// probePublishing makes sure, where it is not known from the file system's kind, that a file
+// can be published without replacing another.
 func (s *Store) probePublishing() error {
 	f, err := s.sys.fs.CreateTemp(s.dir, 0o600)
 	if err != nil {
@@ -357,11 +362,6 @@ func (s *Store) probePublishing() error {
 	if err == nil {
 		return s.sys.fs.Remove(probe)
 	}
-	return s.unsafe(err)
-}
-
-// unsafe says what it means that no file can be published.
-func (s *Store) unsafe(err error) error {
 	if !unsupported(err) {
 		return err
 	}

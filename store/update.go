@@ -317,11 +317,11 @@ func (g *committedGroup) answer(flushErr error) {
 // commitLocked runs the group's functions on the newest state, publishes what
 // they changed and makes sure that it stands.
 func (s *Store) commitLocked(group []*request, lock *turn) (g *committedGroup, err error) {
-	err = s.onNewest(s.guess(lock), func(base *state) (bool, error) {
+	lock.guess, lock.guessCounts = s.guess()
+	err = s.onNewest(lock.guess, func(base *state) (bool, error) {
 		g, err = s.attempt(group, base, lock)
 		return g != nil, err
 	})
-	s.own.misled.Store(err != nil)
 	return g, err
 }
 
@@ -649,7 +649,7 @@ func (s *Store) writeManifest(b []byte, base *state, h *header, lock *turn) (f v
 		proved := make(chan error, 1)
 		go func() { proved <- s.proveLock(lock) }()
 		there := make(chan error, 1)
-		go func() { there <- s.look(base, lock) }()
+		go func() { there <- s.checkGuess(base, lock) }()
 		f, err = s.writeTemp(b, base, temp, true)
 		err = cmp.Or(err, <-proved, <-there)
 	}
@@ -660,17 +660,18 @@ func (s *Store) writeManifest(b []byte, base *state, h *header, lock *turn) (f v
 	return f, info, nil
 }
 
-// look makes sure that the name of a base that was guessed holds it. Where it does not,
-// the store may have been replaced, and nothing may be published in its place.
-func (s *Store) look(base *state, lock *turn) error {
-	if lock.unseen != base {
+// checkGuess makes sure that a base that was guessed counts, and so is the store's still: a
+// manifest on top of one that does not would count for all others, and nothing is
+// published in a directory that has taken the store's place.
+func (s *Store) checkGuess(base *state, lock *turn) error {
+	if lock.guess != base {
 		return nil
 	}
-	ok, err := s.still(base)
-	if err == nil && !ok {
-		err = errVanished
+	lock.guess = nil // newest looks at what it finds
+	if ok, err := lock.guessCounts(); !ok || err != nil {
+		return errVanished // what is wrong with it, newest tells
 	}
-	return err
+	return nil
 }
 
 // settleAfar is what follows upon publishing over a network. What need not be waited for

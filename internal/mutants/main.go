@@ -75,11 +75,11 @@ var mutants = []mutant{
 	},
 	{
 		"network: a base that was guessed is not looked at", "store/update.go",
-		"go func() { there <- s.look(base, lock) }()", "there <- nil", "^TestReplaced$",
+		"go func() { there <- s.checkGuess(base, lock) }()", "there <- nil", "^TestReplaced$",
 	},
 	{
-		"network: what has misled once does so again", "store/update.go",
-		"s.own.misled.Store(err != nil)", "", "^TestGuessOrphan$",
+		"network: a segment on top of a guess", "store/compact.go",
+		"if lock.guess == base {", "if false {", "^TestReplacedOverflow$",
 	},
 	{
 		"network: the lock is not proved", "store/update.go",

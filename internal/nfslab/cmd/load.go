@@ -51,7 +51,8 @@ type load struct {
 	records          int           // of each writer in it
 	duration         time.Duration // hard form; 0: without
 	flags            []string
-	loses            bool // what is right is to be seen to lose
+	loses            bool          // what is right is to be seen to lose
+	longest          time.Duration // that an update may wait; 0: whatever comes
 	// during breaks something while the load is under way, and says what it saw.
 	during func(context.Context, *stage, *watch) ([]string, error)
 	killed bool // and the last client is gone after that
@@ -196,6 +197,8 @@ func (l load) verdict(r stress.Result, notes []string) verdict {
 		v.text = r.Verdict()
 	case v.acked == 0:
 		v.ok, v.text = false, "AT FAULT: nothing was done"
+	case l.longest > 0 && r.Worst > l.longest:
+		v.ok, v.text = false, fmt.Sprintf("AT FAULT: an update waited for %.0f s", r.Worst.Seconds())
 	}
 	for _, f := range r.Examples {
 		v.notes = append(v.notes, fmt.Sprintf("%s: %s", f.Kind, f.Text))

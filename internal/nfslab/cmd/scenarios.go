@@ -99,6 +99,10 @@ func (s *settings) scenarios() []scenario {
 
 	each("speed", "commits per second of 1 and 50 writers, and of the usual recipe", versions, nil, speed)
 
+	// Where the kernel forgets somebody who waits, that is for 30 s.
+	crowd := load{clients: 1, writers: 25, duration: s.duration, protocol: "store", longest: 20 * time.Second}
+	each("crowd", "25 writers on one client, which the server leaves the lock file to: nobody is forgotten", versions, nil, crowd.run)
+
 	stop := both(10, 10)
 	stop.duration = s.lease + 20*time.Second + s.duration
 	stop.during = standStill
