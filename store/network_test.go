@@ -16,6 +16,7 @@ import (
 
 	"github.com/recordstore/recordstore/internal/vfs"
 	"github.com/recordstore/recordstore/internal/vfs/faultfs"
+	"github.com/recordstore/recordstore/lockfile"
 )
 
 // A stale listing is no reason to say that the store was replaced: who has no time to look
@@ -475,4 +476,23 @@ func (f permLink) Link(o, n string) error {
 
 func (f permLink) RenameNoReplace(o, n string) error {
 	return &os.LinkError{Op: "rename", Old: o, New: n, Err: errors.ErrUnsupported}
+}
+
+// Where LOCK is made of links, a machine that dies with it holds nobody up for good.
+func TestLinkLease(t *testing.T) {
+	var leases []time.Duration
+	s := testStore(t, nil, func(sys *system) {
+		openLock := sys.openLock
+		sys.openLock = func(path string, opts *lockfile.Options) (locker, error) {
+			leases = append(leases, opts.Lease)
+			return openLock(path, opts)
+		}
+	})
+	defer s.Close()
+	if err := s.Compact(t.Context()); err != nil { // which opens MERGE
+		t.Fatal(err)
+	}
+	if !slices.Equal(leases, []time.Duration{linkLease, linkLease}) {
+		t.Errorf("LOCK and MERGE have leases %v", leases)
+	}
 }

@@ -319,9 +319,13 @@ func (s *Store) openLock() error {
 	return nil
 }
 
+// linkLease is how long others wait for a machine that died with LOCK, if that is made of
+// links. Who only seems to be dead loses his turn, not his update.
+const linkLease = 15 * time.Second
+
 // openLockFile opens LOCK or MERGE.
 func (s *Store) openLockFile(name string) (locker, error) {
-	lock, err := s.sys.openLock(s.path(name), &lockfile.Options{Mode: s.opts.Mode})
+	lock, err := s.sys.openLock(s.path(name), &lockfile.Options{Mode: s.opts.Mode, Lease: linkLease})
 	// Where no store was found, it may be anybody's file.
 	if s.cur.Load() != nil && errors.Is(err, lockfile.ErrNotLockFile) {
 		err = fmt.Errorf("%w; it holds no records: when nobody uses the store, it may be removed", err)

@@ -51,6 +51,7 @@ type load struct {
 	records          int           // of each writer in it
 	duration         time.Duration // hard form; 0: without
 	flags            []string
+	links            bool          // LOCK is made of links
 	loses            bool          // what is right is to be seen to lose
 	longest          time.Duration // that an update may wait; 0: whatever comes
 	// during breaks something while the load is under way, and says what it saw.
@@ -91,6 +92,12 @@ func (l load) run(ctx context.Context, st *stage) (verdict, error) {
 func (l load) result(ctx context.Context, st *stage) (stress.Result, []string, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if l.links {
+		script := `mkdir "$0" && recordctl lock --mechanism link "$0/LOCK" -- recordctl lock --mechanism link "$0/MERGE" -- true`
+		if _, err := st.lab.Client(0).Run(ctx, "sh", "-c", script, st.store()); err != nil {
+			return stress.Result{}, nil, err
+		}
+	}
 	var notes []string
 	errs := make([]error, l.clients)
 	failures := make([][]string, l.clients)
