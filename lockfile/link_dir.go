@@ -401,45 +401,64 @@ func isLinked(h *handle) (bool, error) {
 // but not those of a stranger.
 func (f *File) createWhole(m Mechanism, mode uint32, p location) error {
 	tmp := f.path + newSuffix + newClaimID().String()
-	fd, err := openFile(tmp, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, mode)
+	id, m, err := f.linkWhole(tmp, m, mode, p)
+	_ = unix.Unlink(tmp) // closed by now: over NFS the name of an open file would be renamed
+	if err != nil || m != Link {
+		return err
+	}
+	fd, err := openFile(f.path, unix.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
 	h := &handle{path: f.path, opts: &f.opts, fd: fd}
 	defer h.close()
-	defer func() { _ = unix.Unlink(tmp) }()
+	if err := h.identify(); err != nil {
+		return err
+	}
+	if h.fileID != id {
+		return fs.ErrExist // but not any more
+	}
+	return makeClaims(h) // by who may, as not all users of the lock may
+}
+
+// linkWhole makes the file at tmp and gives it the name of the lock file. It returns which
+// file that is, and the mechanism, which is another than m if the lock is of links already.
+func (f *File) linkWhole(tmp string, m Mechanism, mode uint32, p location) (fileID, Mechanism, error) {
+	fd, err := openFile(tmp, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, mode)
+	if err != nil {
+		return fileID{}, m, err
+	}
+	h := &handle{path: f.path, opts: &f.opts, fd: fd}
+	defer h.close()
 	if err := f.give(h); err != nil {
-		return notGivenError{err}
+		return fileID{}, m, notGivenError{err}
 	}
 	if linked, err := isLinked(h); err == nil && linked {
 		m = Link
 	}
 	if err := f.writeHeader(h, m); err != nil {
-		return err
+		return fileID{}, m, err
 	}
 	if m == Link || !p.local {
 		if err := ignoringEINTR(func() error { return unix.Fsync(fd) }); err != nil {
-			return err
+			return fileID{}, m, err
 		}
 	}
 	linkErr := unix.Link(tmp, f.path)
 	// Over a network an error does not mean that it did not happen.
 	if err := h.identify(); err != nil {
-		return err
+		return fileID{}, m, err
 	}
 	same, err := h.named(f.path)
-	_ = unix.Unlink(tmp)
 	switch {
-	case err != nil:
-		return err
-	case same && m == Link:
-		return makeClaims(h) // by who may, as not all users of the lock may
-	case same:
-		return nil
+	case err != nil, same:
+		return h.fileID, m, err
 	case linkErr == nil, errors.Is(linkErr, fs.ErrNotExist):
-		return fs.ErrExist // but not any more; or RemoveUnused took tmp for unused
+		err = fs.ErrExist // but not any more; or RemoveUnused took tmp for unused
+	default:
+		err = linkError(linkErr)
 	}
-	return linkError(linkErr)
+	return fileID{}, m, err
 }
 
 // A notGivenError is about the permissions of a new file, not about permissions that
