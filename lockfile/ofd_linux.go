@@ -263,6 +263,10 @@ func (l *ofd) await(shared bool) error {
 		if err := l.wait(unix.F_RDLCK, prev, 1, false); err != nil {
 			return err
 		}
+		// As a rule nobody is in the way any more.
+		if err := l.setlk(lockType(shared), 0, l.turn-1, false); err != errBusy {
+			return err
+		}
 		if err := l.setlk(unix.F_UNLCK, prev, 1, false); err != nil {
 			return err
 		}
