@@ -219,7 +219,9 @@ func vacant(b []byte) bool {
 		}
 		full[i] = 0
 	}
-	if _, ok := decodeHolder(full[holderOffset:][:holderSize]); ok {
+	holder := full[holderOffset:][:holderSize]
+	cutOff := len(b) < holderOffset+holderSize && string(holder[:4]) == holderMagic
+	if _, ok := decodeHolder(holder); ok || cutOff {
 		clear(full[holderOffset:][:holderSize])
 	}
 	if _, err := decodeData(full[dataOffset:][:dataSize]); err == nil {

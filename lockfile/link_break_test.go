@@ -64,7 +64,8 @@ func helpCrew(args []string) error {
 		for os.Link(mine, mark) != nil {
 			b, _ := os.ReadFile(mark)
 			pid, _ := strconv.Atoi(string(b))
-			if syscall.Kill(pid, 0) == nil {
+			stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			if syscall.Kill(pid, 0) == nil && !strings.Contains(string(stat), ") Z ") { // a zombie is dead
 				return fmt.Errorf("process %d holds the lock too", pid)
 			}
 			os.Remove(mark)

@@ -407,6 +407,9 @@ func (f *File) createWhole(m Mechanism, mode uint32, p location) error {
 		return err
 	}
 	fd, err := openFile(f.path, unix.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return fs.ErrExist // but not any more
+	}
 	if err != nil {
 		return err
 	}
@@ -416,7 +419,7 @@ func (f *File) createWhole(m Mechanism, mode uint32, p location) error {
 		return err
 	}
 	if h.fileID != id {
-		return fs.ErrExist // but not any more
+		return fs.ErrExist // likewise
 	}
 	return makeClaims(h) // by who may, as not all users of the lock may
 }

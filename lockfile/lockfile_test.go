@@ -1095,6 +1095,7 @@ func TestAdopts(t *testing.T) {
 	}
 	headless := append(make([]byte, headerSize), full[headerSize:]...)
 	headless[ticketOffset] = 9
+	beheaded := headless[:headerSize+100] // cut off twice, and written to between
 	mustUnlock(t, l)
 	free, err := os.ReadFile(used)
 	if err != nil {
@@ -1109,6 +1110,7 @@ func TestAdopts(t *testing.T) {
 		"only header":  full[:headerSize],
 		"half record":  full[:100],
 		"headless":     headless,
+		"beheaded":     beheaded,
 		"half, free":   free,
 	} {
 		t.Run(name, func(t *testing.T) {
