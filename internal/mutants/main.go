@@ -279,7 +279,7 @@ var mutants = []mutant{
 	},
 	{
 		"link: a stranger's claims are believed", "lockfile/link_dir.go",
-		"	if err := believe(path, fi, &st); err != nil {\n\t\treturn false, err\n\t}\n", "", "^TestLinkStranger$",
+		"	if err := believe(path, fi, &st); err != nil {\n\t\treturn false, err\n\t}\n", "\t_ = st\n", "^TestLinkStranger$",
 	},
 	{
 		"lock: a file is removed without its lock", "lockfile/gc.go",
