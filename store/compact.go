@@ -321,11 +321,8 @@ func (s *survivors) next() (rec, error) {
 // place finds out where in base, which may be newer than the input's state, the
 // segment goes that the input became: in place of the segments from one index
 // to another. The journal that is left is returned. It reports false if the
-// segment is of no use any more. No input, nil, has its place everywhere.
+// segment is of no use any more.
 func (in *input) place(base *state) (from, to int, journal []rec, ok bool) {
-	if in == nil {
-		return 0, 0, base.view.journal, true
-	}
 	if in.journal {
 		if len(in.st.segments) == 0 && len(base.segments) > 0 {
 			// Tombstones were left out, as there was nothing below them.
@@ -381,7 +378,7 @@ func (s *Store) rewriteOnce(ctx context.Context, in *input) (bool, error) {
 		ctx, cancel = context.WithTimeout(ctx, patience)
 		defer cancel()
 	}
-	st, err := s.replaceLocked(ctx, in, out, "merging")
+	st, err := s.replaceLocked(ctx, in, out)
 	if st == nil || err != nil {
 		return false, err
 	}
@@ -398,9 +395,9 @@ func (s *Store) rewriteOnce(ctx context.Context, in *input) (bool, error) {
 }
 
 // replaceLocked is replace, with LOCK.
-func (s *Store) replaceLocked(ctx context.Context, in *input, out *output, purpose string) (st *state, err error) {
+func (s *Store) replaceLocked(ctx context.Context, in *input, out *output) (st *state, err error) {
 	for lost := 0; lost < maxVain; {
-		st, err = s.replaceOnce(ctx, in, out, purpose)
+		st, err = s.replaceOnce(ctx, in, out)
 		switch {
 		case errors.Is(err, errLockLost):
 			lost++
@@ -411,9 +408,9 @@ func (s *Store) replaceLocked(ctx context.Context, in *input, out *output, purpo
 	return nil, err
 }
 
-func (s *Store) replaceOnce(ctx context.Context, in *input, out *output, purpose string) (*state, error) {
+func (s *Store) replaceOnce(ctx context.Context, in *input, out *output) (*state, error) {
 	temp := s.prepareTemp()
-	lock, err := s.turnWith(ctx, cmp.Or(s.opts.Purpose, purpose), temp)
+	lock, err := s.turnWith(ctx, cmp.Or(s.opts.Purpose, "merging"), temp)
 	if err != nil {
 		s.discard(temp)
 		return nil, err

@@ -82,7 +82,7 @@ func (g *mill) begin(in *input) (finish func() bool) {
 	return func() bool {
 		g.t.Helper()
 		defer out.close()
-		st, err := g.replaceLocked(context.Background(), in, out, "test")
+		st, err := g.replaceLocked(context.Background(), in, out)
 		if err != nil {
 			g.t.Fatal(err)
 		}
@@ -273,8 +273,16 @@ func TestMoveJournalAboveNewSegments(t *testing.T) {
 		g.Store.sys.now = func() time.Time { return time.Unix(0, clock.Load()) }
 		return g
 	}
-	empty := func(g *mill) { // a commit that leaves the journal as it is
-		st, err := g.replaceLocked(context.Background(), nil, nil, "test")
+	empty := func(g *mill) { // a commit that leaves the journal as it is, like the first after a restart
+		lock, err := g.turnWith(context.Background(), "test", nil)
+		if err != nil {
+			g.t.Fatal(err)
+		}
+		defer lock.end()
+		base := g.newestState()
+		h := g.child(base)
+		h.lastRev = h.firstRev - 1
+		st, err := g.publishState(base, h, base.view.journal, lock)
 		if err != nil {
 			g.t.Fatal(err)
 		}

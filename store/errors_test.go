@@ -686,7 +686,9 @@ func TestPublishingUnsupported(t *testing.T) {
 	})
 	t.Run("neither any more", func(t *testing.T) {
 		dir := t.TempDir()
-		mustPut(t, mustOpen(t, dir, &Options{Network: true}, testSystem()), "k", 1)
+		first := mustOpen(t, dir, &Options{Network: true}, testSystem())
+		mustPut(t, first, "k", 1)
+		first.Close()
 		sys := testSystem()
 		without(faultfs.OpRename, faultfs.OpLink)(&sys)
 		s := mustOpen(t, dir, nil, sys)

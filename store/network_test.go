@@ -152,6 +152,16 @@ func TestPublishUnderNewer(t *testing.T) {
 	}
 }
 
+// onlyTwo is a disk of which a listing shows manifest 2 alone, once, when it is told to.
+func onlyTwo(m *simMachine, partial *atomic.Bool) vfs.FS {
+	return listing{m.disk, func(names []string) []string {
+		if !partial.CompareAndSwap(true, false) {
+			return names
+		}
+		return []string{lockName, manifestName(2)}
+	}}
+}
+
 // A listing that is read while names come and go may show what was just published as the
 // highest, though it is an orphan: its base is gone by then.
 func TestOrphanIsHighest(t *testing.T) {
@@ -163,12 +173,7 @@ func TestOrphanIsHighest(t *testing.T) {
 	stop := stopAt(faultfs.OpLink, 2)
 	var partial atomic.Bool
 	sys := m.system(&faultfs.Hooked{
-		FS: listing{m.disk, func(names []string) []string {
-			if !partial.CompareAndSwap(true, false) {
-				return names
-			}
-			return []string{lockName, manifestName(2)}
-		}},
+		FS:     onlyTwo(m, &partial),
 		Before: stop.before,
 		After: func(op faultfs.Op, err error) error {
 			if stop.at(op) && err == nil {
@@ -268,7 +273,8 @@ func (c createModes) CreateTemp(dir string, perm fs.FileMode) (vfs.File, error) 
 
 // What a commit asks of the file system over a network, besides its own file. It lists the
 // directory after publishing, and before if others may have written, and looks at the base
-// before and after publishing. If the base is another's, its base is looked at too.
+// before and after publishing: at what it has seen before, if the base is another's, which
+// it reads as well.
 func TestCallsAfar(t *testing.T) {
 	m := newMachine(faultfs.NewDisk(), 1)
 	var mu sync.Mutex
@@ -326,38 +332,13 @@ func TestGuessOrphan(t *testing.T) {
 	onOrphan := stopAt(faultfs.OpLink, 3)
 	close(onOrphan.goOn)
 	sys := m.system(&faultfs.Hooked{
-		FS: listing{m.disk, func(names []string) []string {
-			if !partial.CompareAndSwap(true, false) {
-				return names
-			}
-			return []string{lockName, manifestName(2)}
-		}},
+		FS:     onlyTwo(m, &partial),
 		Before: onOrphan.before,
 	})
 	c := mustOpen(t, simDir, network, sys)
 	defer c.Close()
 
-	stop := stopAt(faultfs.OpLink, 2)
-	dead := make(chan struct{})
-	d := mustOpen(t, simDir, network, m.system(&faultfs.Hooked{
-		FS: m.disk,
-		Before: func(op faultfs.Op) error {
-			select {
-			case <-dead:
-				return errDead
-			default:
-				return stop.before(op)
-			}
-		},
-		After: func(op faultfs.Op, err error) error {
-			if stop.at(op) {
-				close(dead)
-			}
-			return err
-		},
-	}))
-	start(d, "d/0")
-	<-stop.reached
+	stop, dead := doomed(t, m, network, faultfs.OpLink, 2, "d/0")
 	mustUpdate(t, b, "b/0", "b/1", "b/2", "b/3", "b/4")
 	close(stop.goOn)
 	<-dead

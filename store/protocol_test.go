@@ -82,12 +82,12 @@ func wantState(t *testing.T, sys system, keys ...string) {
 }
 
 // doomed starts an update of a new process that stands still before it
-// publishes the sequence, and dies as soon as it has.
-func doomed(t *testing.T, m *simMachine, seq uint64, key string) (st *stop, dead <-chan struct{}) {
+// publishes the sequence, by that operation, and dies as soon as it has.
+func doomed(t *testing.T, m *simMachine, opts *Options, publishes string, seq uint64, key string) (st *stop, dead <-chan struct{}) {
 	t.Helper()
-	st = stopAt(faultfs.OpRename, seq)
+	st = stopAt(publishes, seq)
 	died := make(chan struct{})
-	s := mustOpen(t, simDir, nil, m.system(&faultfs.Hooked{
+	s := mustOpen(t, simDir, opts, m.system(&faultfs.Hooked{
 		FS: m.disk,
 		Before: func(op faultfs.Op) error {
 			select {
@@ -98,7 +98,7 @@ func doomed(t *testing.T, m *simMachine, seq uint64, key string) (st *stop, dead
 			}
 		},
 		After: func(op faultfs.Op, err error) error {
-			if op.Kind == faultfs.OpRename {
+			if st.at(op) {
 				close(died)
 			}
 			return err
@@ -121,11 +121,11 @@ func orphaned(t *testing.T) (m *simMachine, b, old *Store, goOnA chan<- struct{}
 	m = newMachine(faultfs.NewDisk(), 1)
 	m.lock = nil
 	b = mustOpen(t, simDir, nil, m.system(plain(m.disk)))
-	stopD, deadD := doomed(t, m, 2, "d/0")
+	stopD, deadD := doomed(t, m, nil, faultfs.OpRename, 2, "d/0")
 	mustUpdate(t, b, "b/0")
 	old = mustOpen(t, simDir, &Options{ReadOnly: true}, m.system(plain(m.disk)))
 
-	stopC, deadC := doomed(t, m, 3, "c/0")
+	stopC, deadC := doomed(t, m, nil, faultfs.OpRename, 3, "c/0")
 	mustUpdate(t, b, "b/1")
 
 	stopA := stopAt(faultfs.OpRename, 4)
