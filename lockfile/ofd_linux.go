@@ -130,8 +130,9 @@ func (l *ofd) join() error {
 	return l.attempt(true) // the lock on byte 0 is kept if it fails
 }
 
-// enter takes the lock if it is free, and otherwise a place in the queue, and
-// returns errBusy. It waits for the gate, which nobody holds for long.
+// enter takes a place in the queue, and returns errBusy. It waits for the gate, which
+// nobody holds for long. That the lock may be free by now is left to await: over a
+// network each step at the gate keeps all who come.
 func (l *ofd) enter(shared bool) error {
 	if !l.queue {
 		return l.attempt(shared)
@@ -140,20 +141,13 @@ func (l *ofd) enter(shared bool) error {
 	if err := l.wait(l.ticketType(), gate, 1, true); err != nil {
 		return err
 	}
-	err := l.setlk(lockType(shared), 0, gate, false)
-	if err == nil {
-		return l.setlk(unix.F_UNLCK, 1, 0, false)
-	}
-	if err != errBusy {
-		return err
-	}
 	var b [ticketSize]byte
 	_, _ = l.h.readAt(b[:], ticketOffset) // see above: it only orders
 	t := int64(le.Uint64(b[:]))
 	if t < firstTicket || t >= gate/2 || t%ticketStep != 0 {
 		t = firstTicket
 	}
-	switch t, err = l.takeTicket(t); err {
+	switch t, err := l.takeTicket(t); err {
 	case nil:
 		l.turn, l.ticket = t, t
 		le.PutUint64(b[:], uint64(t+ticketStep))

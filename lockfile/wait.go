@@ -54,9 +54,9 @@ type locker interface {
 	// called with File.mu held, and must not block.
 	join() error
 
-	// enter takes the lock if that is possible at once. Otherwise it takes a place
-	// in the queue, if there is one and it can be had soon, and returns errBusy;
-	// then await follows, or close. It may wait, but only for what nobody holds for
+	// enter takes a place in the queue, if there is one and it can be had soon, and
+	// returns errBusy; then await follows, or close. It may take the lock instead, if
+	// that is possible at once. It may wait, but only for what nobody holds for
 	// long: the waiter who gives up meanwhile is answered, but his File does not
 	// wait for a lock of this kind for another until enter returns.
 	enter(shared bool) error
