@@ -2,6 +2,7 @@ package stress
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"sort"
 	"strings"
@@ -145,8 +146,19 @@ func (g *judgement) unique() {
 // that, and was not told that it was not done.
 func (g *judgement) origins() {
 	authors := map[string]*account{}
+	made := map[string]*op{}      // by what it was told that it made of which record
+	revisions := map[uint64]*op{} // by what it was told that it is
 	for _, a := range g.accounts {
 		authors[a.String()] = a
+		for i := range a.ops {
+			o := &a.ops[i]
+			if o.fate != fateDone {
+				continue
+			}
+			made[numbered(o.key, o.n)] = o
+			made[numbered(o.counter, o.count)] = o
+			revisions[o.revision] = o
+		}
 	}
 	for _, key := range g.keys() {
 		v, ok := g.values[key]
@@ -165,6 +177,10 @@ func (g *judgement) origins() {
 			g.found(Foreign, "record %s was written by %s", key, o)
 		case o.fate == fateNot:
 			g.found(Foreign, "record %s was written by %s, which was answered: %s", key, o, o.text)
+		case o.fate == fateUnknown && made[numbered(key, v.N)] != nil:
+			g.loses(made[numbered(key, v.N)], "it made %s %d, and so did %s, which is there", key, v.N, o)
+		case o.fate == fateUnknown && revisions[g.records[key].Revision] != nil:
+			g.found(Back, "record %s, written by %s, has the revision of %s", key, o, revisions[g.records[key].Revision])
 		case o.fate == fateDone && g.records[key].Revision != o.revision:
 			g.found(Back, "record %s has revision %d, and was written by %s", key, g.records[key].Revision, o)
 		case o.fate == fateDone && n != 0 && v.N != n:
@@ -174,6 +190,9 @@ func (g *judgement) origins() {
 		}
 	}
 }
+
+// numbered names a record in one of its states.
+func numbered(key string, n uint64) string { return fmt.Sprintf("%s=%d", key, n) }
 
 // writes reports whether the operation writes the record, and which number it
 // was told that it made of it, or 0 if it was told none.
@@ -194,8 +213,14 @@ func (g *judgement) whole() {
 		group, place, _ := strings.Cut(strings.TrimPrefix(key, g.prefix), "/")
 		sums[group] += v.N
 		if group == "own" {
-			if _, there := g.records[g.prefix+"flip/"+place]; there != (v.Flips%2 == 1) {
+			flip := g.prefix + "flip/" + place
+			_, there := g.records[flip]
+			of, readable := g.values[flip]
+			switch {
+			case there != (v.Flips%2 == 1):
 				g.found(Torn, "after %d flips of %s its record is there: %t", v.Flips, place, there)
+			case readable && of.N != v.Flips:
+				g.found(Torn, "after %d flips of %s its record is that of flip %d", v.Flips, place, of.N)
 			}
 		}
 	}

@@ -49,15 +49,32 @@ func (cr *crew) work(ctx context.Context) error {
 		if err := cr.Begin(); err != nil {
 			return err
 		}
-		if cr.form == formHard {
-			if err := cr.supervise(ctx); err != nil {
-				return err
-			}
+		if cr.form == formQuestion {
+			cr.awaitAll(ctx)
+		} else if err := cr.supervise(ctx); err != nil {
+			return err
 		}
 	}
-	// Who is not gone when his last operation must have timed out never is.
-	cr.Finish(time.Duration(cr.Records)*(cr.Timeout+cr.QuestionWait) + workers.StartTimeout)
+	// Who is not gone when what he is doing must have timed out never is.
+	cr.Finish(cr.Timeout + workers.StartTimeout)
 	return nil
+}
+
+// awaitAll waits until all have done what the first form asks for, or must have.
+func (cr *crew) awaitAll(ctx context.Context) {
+	late := time.NewTimer(time.Duration(cr.Records) * (cr.Timeout + cr.QuestionWait))
+	defer late.Stop()
+	for len(cr.Alive) > 0 {
+		select {
+		case <-ctx.Done():
+			return
+		case <-late.C:
+			return
+		case p := <-cr.Exits:
+			cr.Gone(p)
+		case <-cr.Said:
+		}
+	}
 }
 
 // slots is how many processes have a role at a time.

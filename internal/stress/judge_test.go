@@ -184,6 +184,11 @@ func TestJudge(t *testing.T) {
 			// and yet two of these made the same number.
 			s.edit("h1-w0002-i001-0", "k 1 260 9 9 2 2", "k 1 260 9 9 1 1")
 		}, map[Kind]int{Lost: 1, Torn: 2}},
+		{"lost update hidden by a killed one that made the same number", func(s *scene) {
+			s.edit(w2, "a 2 240 bump stress/1/own/1-0002 stress/1/shared/1", "a 2 240 cas stress/1/cas/0 -")
+			s.put("cas/0", 10, value{w2, 2, 1, 0})
+			s.revision = 10
+		}, map[Kind]int{Lost: 1}},
 		{"swapped counter is undone", func(s *scene) { delete(s.records, "stress/1/cas/0") }, map[Kind]int{Lost: 1}},
 
 		{"increment is there twice", func(s *scene) {
@@ -236,12 +241,19 @@ func TestJudge(t *testing.T) {
 		{"deleted record is there", func(s *scene) {
 			s.put("flip/1-0002", 9, value{"h1-w0002-i001-0", 1, 2, 0})
 		}, map[Kind]int{Foreign: 1, Torn: 1}},
+		{"record of an older flip", func(s *scene) {
+			s.put("own/1-0001", 7, value{w1, 6, 2, 3})
+		}, map[Kind]int{Torn: 1}},
 		{"put record is missing", func(s *scene) { delete(s.records, "stress/1/flip/1-0001") }, map[Kind]int{Torn: 1}},
 
 		{"revision given twice", func(s *scene) {
 			s.edit(w1, "k 2 130 9 6 1 0", "k 2 130 9 4 1 0")
 			s.put("cas/0", 4, value{w1, 2, 1, 0})
 		}, map[Kind]int{Back: 3}}, // also: it follows 5, and it began after 4 was answered
+		{"killed operation has another's revision", func(s *scene) {
+			s.edit(w2, "a 2 240 bump stress/1/own/1-0002 stress/1/shared/1", "a 2 240 cas stress/1/cas/0 -")
+			s.put("cas/0", 9, value{w2, 2, 2, 0})
+		}, map[Kind]int{Back: 1}},
 		{"revision of a goroutine goes back", func(s *scene) {
 			s.edit(w0, "k 1 40 9 2 1 1", "k 1 40 9 4 1 1")
 			s.edit(w0, "k 3 80 9 4 1 0", "k 3 80 9 2 1 0")

@@ -32,11 +32,13 @@ func Run(ctx context.Context, c Config, progress func(Progress)) (r Result, err 
 		return r, err
 	}
 	work, err := c.directories()
-	if err != nil {
-		return r, err
-	}
+	began := false
 	defer func() {
-		if work == "" {
+		switch {
+		case work == "":
+			return
+		case !began:
+			_ = os.RemoveAll(work) // nothing is in it
 			return
 		}
 		if c.Keep || !r.OK() || err != nil {
@@ -48,10 +50,14 @@ func Run(ctx context.Context, c Config, progress func(Progress)) (r Result, err 
 		}
 		err = os.RemoveAll(work)
 	}()
+	if err != nil {
+		return r, err
+	}
 	if err := claim(ctx, c); err != nil {
 		return r, err
 	}
 
+	began = true
 	var failures []string
 	var first Result // of the first form alone, when the hard form has not yet begun
 	kills, interrupted := 0, false
@@ -72,7 +78,7 @@ func Run(ctx context.Context, c Config, progress func(Progress)) (r Result, err 
 			break
 		}
 		if form == formQuestion && c.Machines == 1 {
-			if first, err = Judge(ctx, c.History, c.Store); err != nil {
+			if first, err = Judge(context.WithoutCancel(ctx), c.History, c.Store); err != nil {
 				return r, err
 			}
 		}
@@ -89,6 +95,9 @@ func Run(ctx context.Context, c Config, progress func(Progress)) (r Result, err 
 	case err != nil && len(failures) > 0:
 		failures = append(failures, fmt.Sprintf("the judge: %v", err)) // perhaps for the same reason
 		err = nil
+	}
+	if len(failures) == 0 && r.Kills > kills {
+		failures = append(failures, fmt.Sprintf("the histories of %d processes break off, and %d were killed", r.Kills, kills))
 	}
 	r.Kills, r.Failures, r.Interrupted = kills, failures, interrupted
 	if first.Judged {

@@ -144,6 +144,38 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
+// TestInterruptedQuestion interrupts those who wait a random time before they save a
+// record: they save it or not, and nobody waits for long.
+func TestInterruptedQuestion(t *testing.T) {
+	dir := t.TempDir()
+	c := Config{
+		Store: filepath.Join(dir, "store"), History: filepath.Join(dir, "history"),
+		Writers: 3, Seed: 1, QuestionWait: time.Hour, Records: 1,
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() {
+		for !allReady(c.History, 3) {
+			time.Sleep(time.Millisecond)
+		}
+		cancel()
+	}()
+	r, err := Run(ctx, c, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	wantOK(t, r)
+	if !r.Interrupted {
+		t.Error("not said to be interrupted")
+	}
+}
+
+// allReady reports whether n processes have made their histories.
+func allReady(dir string, n int) bool {
+	paths, _ := filepath.Glob(filepath.Join(dir, "*"+historySuffix))
+	return len(paths) == n
+}
+
 // TestFailureIsReported takes the store away from under its users, which no
 // user has to bear.
 func TestFailureIsReported(t *testing.T) {

@@ -153,7 +153,11 @@ func (h *hand) run() error {
 	}
 	if h.Form == formQuestion {
 		for range h.Records {
-			time.Sleep(h.random(h.Wait))
+			select {
+			case <-h.stop:
+				return nil
+			case <-time.After(h.random(h.Wait)):
+			}
 			if err := step(); err != nil {
 				return err
 			}

@@ -22,9 +22,9 @@ func (w *writer) step() error {
 		return w.change(opRenew)
 	case p < 10:
 		return w.change(opFlip)
-	case p < 12:
+	case p < 20:
 		return w.swap()
-	case p < 14:
+	case p < 22:
 		return w.once()
 	default:
 		return w.change(opBump)

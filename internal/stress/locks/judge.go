@@ -41,6 +41,11 @@ func Judge(dir string) (Result, error) {
 	if len(g.intervals) == 0 {
 		return g.result, ErrNothing
 	}
+	for slot := range g.result.Processes { // each has made its log before it began
+		if path := filepath.Join(dir, fmt.Sprintf("u%04d-i0000-0.log", slot)); !slices.Contains(paths, path) {
+			g.found(Broken, "%s is missing", path)
+		}
+	}
 	g.judge()
 	return g.result, nil
 }

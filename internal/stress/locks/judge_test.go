@@ -13,9 +13,10 @@ import (
 
 // notes are made-up notes of a run, which began at time 0 in milliseconds.
 type notes struct {
-	events []string
-	logs   map[string][]record
-	open   map[string]bool // logs that break off
+	processes int // that must have a log
+	events    []string
+	logs      map[string][]record
+	open      map[string]bool // logs that break off
 }
 
 // record is a time of having the lock, in milliseconds. It was asked for when it
@@ -32,7 +33,7 @@ func ns(ms int64) int64 { return testBase + ms*int64(time.Millisecond) }
 func (n notes) write(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	lines := []string{`h {"version":1,"protocol":"made up","seed":7,"processes":3,"threads":4,"removers":1,"stall_ns":1000000000}`}
+	lines := []string{fmt.Sprintf(`h {"version":1,"protocol":"made up","seed":7,"processes":%d,"threads":4,"removers":1,"stall_ns":1000000000}`, n.processes)}
 	for _, e := range n.events {
 		var kind, rest string
 		var at int64
@@ -228,6 +229,12 @@ func TestJudge(t *testing.T) {
 			}, map[Kind]int{Broken: 1}, "breaks off",
 		},
 		{
+			"no log of one", notes{
+				processes: 3,
+				logs:      map[string][]record{a0: {{start: 10, end: 11}}, c0: {{start: 12, end: 13}}},
+			}, map[Kind]int{Broken: 1}, b0 + ".log is missing",
+		},
+		{
 			"ends before it begins", notes{
 				logs: map[string][]record{a0: {{start: 11, end: 10}}},
 			}, map[Kind]int{Broken: 1}, "backward",
@@ -264,7 +271,8 @@ func TestJudge(t *testing.T) {
 
 func TestJudgeMeasures(t *testing.T) {
 	n := notes{
-		events: []string{"b 1", "t 5 0", "s 6 u0002-i0000", "c 8 u0002-i0000", "k 70 " + procB, "k 71 u0002-i0000", "e 101"},
+		processes: 3,
+		events:    []string{"b 1", "t 5 0", "s 6 u0002-i0000", "c 8 u0002-i0000", "k 70 " + procB, "k 71 u0002-i0000", "e 101"},
 		logs: map[string][]record{
 			a0:              {{asked: 10, start: 12, end: 13}, {asked: 20, start: 50, end: 51, kind: 1}},
 			b0:              {{start: 60}},

@@ -33,6 +33,9 @@ func Run(ctx context.Context, c Config, progress func(Progress)) (r Result, err 
 	}
 	path, work, err := c.directories()
 	if err != nil {
+		if work != "" {
+			_ = os.RemoveAll(work) // nothing is in it
+		}
 		return r, err
 	}
 	defer func() {
