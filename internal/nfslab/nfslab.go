@@ -53,6 +53,9 @@ type Options struct {
 	CoarseTime bool
 	// Accel is how qemu runs a guest: "kvm", "tcg", or empty for KVM if it works.
 	Accel string
+	// Chosen, if not nil, is told how guests are going to run, "kvm" or "tcg", before
+	// any does: when starting them fails, it is known too.
+	Chosen func(accel string)
 	// Cache is the directory for what is fetched. Empty: the user's cache directory.
 	Cache string
 	// Dir is where the machines' disks, sockets and consoles are. Empty: a
@@ -81,6 +84,9 @@ func Start(ctx context.Context, o Options) (lab *Lab, err error) {
 	if o.Lease == 0 {
 		o.Lease = 15 * time.Second
 	}
+	if o.Chosen == nil {
+		o.Chosen = func(string) {}
+	}
 	if o.Say == nil {
 		o.Say = func(string, ...any) {}
 	}
@@ -97,6 +103,7 @@ func Start(ctx context.Context, o Options) (lab *Lab, err error) {
 	if l.accel, err = l.cache.accelerator(ctx, o.Accel); err != nil {
 		return nil, err
 	}
+	o.Chosen(l.accel)
 	if l.Dir == "" {
 		if l.Dir, err = os.MkdirTemp("", "nfslab-"); err != nil {
 			return nil, err
@@ -135,9 +142,6 @@ func (l *Lab) Close() {
 		os.RemoveAll(l.Dir)
 	}
 }
-
-// Accelerated reports whether guests run at the speed of the host.
-func (l *Lab) Accelerated() bool { return l.accel == "kvm" }
 
 // Server returns the server.
 func (l *Lab) Server() *Guest { return l.guests[0] }

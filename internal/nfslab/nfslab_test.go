@@ -4,7 +4,10 @@ package nfslab
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -94,6 +97,45 @@ func TestCables(t *testing.T) {
 	want = "dgram,id=cable1,local.type=unix,local.path=d/cable1.client,remote.type=unix,remote.path=d/cable1.server"
 	if client := cables(l.newGuest(1)); client != want {
 		t.Errorf("client1: got %s, want %s", client, want)
+	}
+}
+
+// hostWith makes a machine on which the lab can run: each tool that it looks for is a
+// script that does nothing, and qemu does this.
+func hostWith(t *testing.T, qemuDoes string) cache {
+	bin := t.TempDir()
+	for name, text := range map[string]string{"apt-get": "", "apt-cache": "", "dpkg-deb": "", "mkfs.ext4": "", qemu: qemuDoes} {
+		if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\n"+text+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("PATH", bin+string(filepath.ListSeparator)+os.Getenv("PATH"))
+	c, err := openCache(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// Why a lab that is slow or hangs is no reason to skip it depends on this.
+func TestChosenIsToldWhenStartFails(t *testing.T) {
+	c := hostWith(t, "")
+	had := fmt.Sprintln(kernelPackage, toolPackages, tools, modules) // but none of the files
+	if err := os.WriteFile(c.path("done"), []byte(had), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, accel := range []string{"kvm", "tcg"} {
+		var told []string
+		_, err := Start(t.Context(), Options{
+			Accel: accel, Cache: string(c), Dir: t.TempDir(),
+			Chosen: func(accel string) { told = append(told, accel) },
+		})
+		if errors.Is(err, ErrSkip) {
+			t.Skip(err) // another processor
+		}
+		if err == nil || !slices.Equal(told, []string{accel}) {
+			t.Errorf("with %s: got %v, and was told %q", accel, err, told)
+		}
 	}
 }
 

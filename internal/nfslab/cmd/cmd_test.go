@@ -5,6 +5,9 @@ package main
 import (
 	"archive/tar"
 	"bytes"
+	"context"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/recordstore/recordstore/internal/nfslab"
 	"github.com/recordstore/recordstore/internal/stress"
 )
 
@@ -45,6 +49,35 @@ func TestArguments(t *testing.T) {
 	for _, want := range []string{"--store /mnt/stress-42-noac ", "--machines 2 --machine 2 ", "--writers 3 --readers 4 ", "--records 1 ", " --journal 600"} {
 		if !strings.Contains(got, want) {
 			t.Errorf("no %q in %s", want, got)
+		}
+	}
+}
+
+// What takes longer than -within is skipped only where it is known to be emulated,
+// or could not run whatever the time.
+func TestLate(t *testing.T) {
+	boot := errors.New("client0: boot: the agent is not there")
+	noPackages := fmt.Errorf("%w: apt-get download", nfslab.ErrSkip)
+	for _, tt := range []struct {
+		name     string
+		cause    error
+		emulated bool
+		err      error
+		skipped  bool
+		says     string
+	}{
+		{"an emulated guest boots slowly", errSlow, true, boot, true, "emulated"},
+		{"a guest boots slowly with KVM, or hangs", errSlow, false, boot, false, boot.Error()},
+		{"packages come slowly", errSlow, false, noPackages, true, "apt-get download, within 1s"},
+		{"an interrupt, while it is slow", context.Canceled, true, boot, false, context.Canceled.Error()},
+		{"an interrupt, while packages come", context.Canceled, false, noPackages, false, context.Canceled.Error()},
+	} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(tt.cause)
+		r := &runner{settings: &settings{within: time.Second}, emulated: tt.emulated}
+		err := r.late(ctx, tt.err)
+		if errors.Is(err, nfslab.ErrSkip) != tt.skipped || !strings.Contains(err.Error(), tt.says) {
+			t.Errorf("%s: got %v, want it skipped: %t, and %q", tt.name, err, tt.skipped, tt.says)
 		}
 	}
 }
