@@ -277,6 +277,11 @@ func (c cache) accelerator(ctx context.Context, asked string) (string, error) {
 		return "tcg", nil
 	}
 	f.Close()
+	return c.tried(ctx)
+}
+
+// tried returns "kvm" if a guest has run with it since this machine was started.
+func (c cache) tried(ctx context.Context) (string, error) {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return "", err
@@ -285,11 +290,14 @@ func (c cache) accelerator(ctx context.Context, asked string) (string, error) {
 	if text, err := os.ReadFile(note); err == nil {
 		return string(text), nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	trial, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	// It has no root file system, and so panics and ends as soon as it is up.
-	_, err = output(ctx, "", qemu, "-accel", "kvm", "-cpu", "host", "-m", "256", "-nodefaults", "-display", "none", "-no-reboot",
+	_, err = output(trial, "", qemu, "-accel", "kvm", "-cpu", "host", "-m", "256", "-nodefaults", "-display", "none", "-no-reboot",
 		"-kernel", c.path("vmlinuz"), "-append", "quiet panic=-1")
+	if ctx.Err() != nil {
+		return "", ctx.Err() // which says nothing about KVM
+	}
 	accel := "kvm"
 	if err != nil {
 		accel = "tcg"

@@ -4,6 +4,7 @@ package nfslab
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -14,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestArchive(t *testing.T) {
@@ -136,6 +138,30 @@ func TestChosenIsToldWhenStartFails(t *testing.T) {
 		if err == nil || !slices.Equal(told, []string{accel}) {
 			t.Errorf("with %s: got %v, and was told %q", accel, err, told)
 		}
+	}
+}
+
+func TestTrialOfKVM(t *testing.T) {
+	for _, tt := range []struct{ does, want string }{{"", "kvm"}, {"exit 1", "tcg"}} {
+		c := hostWith(t, tt.does)
+		for range 2 { // the second time it is noted
+			if got, err := c.tried(t.Context()); got != tt.want || err != nil {
+				t.Errorf("qemu does %q: got %q, %v, want %q", tt.does, got, err, tt.want)
+			}
+		}
+	}
+}
+
+// A trial that is cut short says nothing about KVM, and the next one is to find out.
+func TestTrialOfKVMIsCancelled(t *testing.T) {
+	c := hostWith(t, "exec sleep 60")
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if got, err := c.tried(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %q, %v, want %v", got, err, context.DeadlineExceeded)
+	}
+	if notes, err := filepath.Glob(c.path("kvm-*")); err != nil || len(notes) > 0 {
+		t.Errorf("noted %q, %v", notes, err)
 	}
 }
 
