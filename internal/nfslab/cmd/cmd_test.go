@@ -155,13 +155,22 @@ func TestUntar(t *testing.T) {
 	w.Write([]byte("x"))
 	w.WriteHeader(&tar.Header{Name: "../c", Typeflag: tar.TypeReg, Size: 1})
 	w.Write([]byte("y"))
+	w.WriteHeader(&tar.Header{Name: "./a/d", Linkname: "./a/b", Typeflag: tar.TypeLink})
+	w.WriteHeader(&tar.Header{Name: "e", Linkname: "../c", Typeflag: tar.TypeLink})
 	w.Close()
 	if err := untar(&b, dir); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]string{"a/b": "x", "c": "y"} { // nothing gets out of dir
+	for name, want := range map[string]string{"a/b": "x", "c": "y", "a/d": "x", "e": "y"} { // nothing gets out of dir
 		if got, err := os.ReadFile(filepath.Join(dir, name)); string(got) != want {
 			t.Errorf("%s: got %q, %v", name, got, err)
 		}
+	}
+	b.Reset()
+	w = tar.NewWriter(&b)
+	w.WriteHeader(&tar.Header{Name: "./s", Linkname: "a/b", Typeflag: tar.TypeSymlink})
+	w.Close()
+	if err := untar(&b, dir); err == nil {
+		t.Error("a symbolic link is left out, and nobody is told")
 	}
 }

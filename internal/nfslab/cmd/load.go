@@ -246,6 +246,8 @@ func download(ctx context.Context, g *nfslab.Guest, from, to string) error {
 	return nil
 }
 
+// untar unpacks what a store and histories are made of. A file that was published by
+// a link may have two names, if whoever did it was killed; it has two here as well.
 func untar(r io.Reader, dir string) error {
 	in := tar.NewReader(r)
 	for {
@@ -257,7 +259,8 @@ func untar(r io.Reader, dir string) error {
 		if err != nil {
 			return err
 		}
-		path := filepath.Join(dir, filepath.Clean("/"+h.Name))
+		inDir := func(name string) string { return filepath.Join(dir, filepath.Clean("/"+name)) }
+		path := inDir(h.Name)
 		switch h.Typeflag {
 		case tar.TypeDir:
 			err = os.MkdirAll(path, 0o755)
@@ -266,6 +269,10 @@ func untar(r io.Reader, dir string) error {
 			if _, err = io.Copy(&content, in); err == nil {
 				err = os.WriteFile(path, content.Bytes(), 0o644)
 			}
+		case tar.TypeLink:
+			err = os.Link(inDir(h.Linkname), path)
+		default:
+			err = fmt.Errorf("%s is neither a file nor a directory (type %q)", h.Name, h.Typeflag)
 		}
 		if err != nil {
 			return err
