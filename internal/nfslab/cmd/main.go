@@ -219,16 +219,20 @@ func (r *runner) scenario(ctx context.Context, sc scenario) error {
 	whole := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	examined := make(chan struct{})
 	late := time.AfterFunc(r.limit, func() {
+		defer close(examined)
 		r.autopsy(ctx) // while they still hang
 		cancel(fmt.Errorf("it took longer than %s", r.limit))
 	})
-	defer late.Stop()
 	began := time.Now()
 	err := r.lab.Mount(ctx, sc.mount.version, sc.mount.flags())
 	var v verdict
 	if err == nil {
 		v, err = sc.run(ctx, &stage{runner: r, scenario: sc})
+	}
+	if !late.Stop() {
+		<-examined // the lab may be closed from here on
 	}
 	if err != nil && whole.Err() != nil {
 		r.close()
