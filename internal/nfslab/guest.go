@@ -219,6 +219,14 @@ func (g *Guest) Kill() {
 	}
 }
 
+// Killed reports whether the guest was killed, and not booted since. One that ended
+// by itself was not.
+func (g *Guest) Killed() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.process == nil
+}
+
 // Stop makes the guest stand still, as a suspended or badly overloaded machine.
 func (g *Guest) Stop() error { return g.signal(syscall.SIGSTOP) }
 

@@ -105,7 +105,10 @@ func (l load) result(ctx context.Context, st *stage) (stress.Result, []string, e
 	for n := range l.clients {
 		wg.Go(func() {
 			failures[n], errs[n] = l.machine(ctx, st, n)
-			if errs[n] != nil && !(l.killed && n == l.clients-1) {
+			if l.killed && n == l.clients-1 && st.lab.Client(n).Killed() {
+				errs[n] = nil // it is what was wanted
+			}
+			if errs[n] != nil {
 				cancel() // the other's work would be in vain
 			}
 		})
@@ -121,11 +124,8 @@ func (l load) result(ctx context.Context, st *stage) (stress.Result, []string, e
 		}
 	}
 	wg.Wait()
-	if l.killed {
-		errs[l.clients-1] = nil // it is what was wanted
-		if during == nil {
-			during = st.lab.Client(l.clients - 1).Boot(ctx) // it has the histories
-		}
+	if l.killed && during == nil {
+		during = st.lab.Client(l.clients - 1).Boot(ctx) // it has the histories
 	}
 	if err := errors.Join(append(errs, during)...); err != nil {
 		return stress.Result{}, nil, err
