@@ -54,6 +54,7 @@ fuzz:
 	go test -run '^$$' -fuzz FuzzSegment -fuzztime $(FUZZTIME) ./store
 	go test -run '^$$' -fuzz FuzzExportedLine -fuzztime $(FUZZTIME) ./cmd/recordctl
 	go test -run '^$$' -fuzz FuzzImportedLine -fuzztime $(FUZZTIME) ./cmd/recordctl
+	go test -run '^$$' -fuzz FuzzFromJSON -fuzztime $(FUZZTIME) ./cmd/recordctl
 	go test -run '^$$' -fuzz FuzzContents -fuzztime $(FUZZTIME) ./lockfile
 
 clean:
