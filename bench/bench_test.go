@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -37,8 +40,25 @@ func (d lossyDB) Update(key string, change func([]byte) ([]byte, error)) error {
 	return d.replace(records, fmt.Sprintf("%s.%d", d.path, os.Getpid()))
 }
 
+// forgetfulPeer leaves one record out of what it is to insert.
+var forgetfulPeer = peer{
+	name:    "forgetful",
+	version: func() string { return "" },
+	open: func(dir string, _ opening) (db, error) {
+		return forgetfulDB{&jsonfileDB{dir: dir, path: filepath.Join(dir, "records.json")}}, nil
+	},
+}
+
+type forgetfulDB struct{ *jsonfileDB }
+
+func (d forgetfulDB) Insert(records iter.Seq2[string, []byte], _ bool) error {
+	all := maps.Collect(records)
+	delete(all, slices.Max(slices.Collect(maps.Keys(all))))
+	return d.replace(all, d.path+".tmp")
+}
+
 func TestMain(m *testing.M) {
-	allPeers = append(allPeers, lossyPeer)
+	allPeers = append(allPeers, lossyPeer, forgetfulPeer)
 	if _, worker := os.LookupEnv(workerEnv); worker {
 		lockPeers = append(lockPeers, noLock)
 	}
@@ -66,6 +86,16 @@ func newLab(t *testing.T, peers ...string) *lab {
 func TestLostUpdatesAreNoticed(t *testing.T) {
 	if err := writerProcesses(newLab(t, "lossy")); !errors.Is(err, errLost) {
 		t.Errorf("a peer without a lock: got %v, want %v", err, errLost)
+	}
+}
+
+func TestLostRecordsAreNoticed(t *testing.T) {
+	for name, experiment := range map[string]func(*lab) error{"e": bulkLoads, "g": space} {
+		l := newLab(t, "forgetful")
+		l.bulk = 1000
+		if err := experiment(l); !errors.Is(err, errLost) {
+			t.Errorf("%s: a peer that forgets a record: got %v, want %v", name, err, errLost)
+		}
 	}
 }
 
@@ -112,7 +142,7 @@ func TestShortRun(t *testing.T) {
 	markdown, plot, figures := filepath.Join(dir, "m.md"), filepath.Join(dir, "p.svg"), filepath.Join(dir, "f.json")
 	var out bytes.Buffer
 	args := []string{
-		"-short", "-run", "a,a2,b,c,d,e,g,h,l,l2", "-peers", strings.Join(peerNames(allPeers[:len(allPeers)-1]), ","),
+		"-short", "-run", "a,a2,b,c,d,e,g,h,l,l2", "-peers", strings.Join(peerNames(allPeers[:len(allPeers)-2]), ","),
 		"-dir", dir, "-check", "-markdown", markdown, "-svg", plot, "-json", figures,
 	}
 	if err := run(context.Background(), args, &out, io.Discard); err != nil {

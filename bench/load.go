@@ -132,6 +132,9 @@ func (l *lab) spaceOf(g loading) error {
 	if err != nil {
 		return err
 	}
+	if err := l.verify(d); err != nil {
+		return err
+	}
 	for _, f := range []struct {
 		name  string
 		bytes int64
