@@ -13,7 +13,6 @@ type job struct {
 	Records int           // how many are in Dir, or are to be loaded
 	Seed    uint64        // of the keys that are chosen
 	Length  time.Duration // how long to work; the operation under way is finished
-	Most    int           // operations at most, or 0
 	Warm    int           // update: operations before, whose time does not count
 
 	Batch      int    // load, steady: records in a transaction

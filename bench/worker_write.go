@@ -70,7 +70,7 @@ func (w *worker) update() (result, error) {
 // repeat calls one until the time is up.
 func (w *worker) repeat(one func() error) (res result, err error) {
 	start := time.Now()
-	for began := time.Duration(0); began < w.Length && (w.Most == 0 || len(res.Took) < w.Most); {
+	for began := time.Duration(0); began < w.Length; {
 		err := one()
 		ended := time.Since(start)
 		switch {
