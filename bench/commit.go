@@ -77,7 +77,7 @@ func steadyWriting(l *lab) error {
 			"p99 (median of windows)", "p99 (worst window)", "worst", "worst to median p99",
 		},
 		names: 2,
-		notes: []string{fmt.Sprintf("The time is cut into %d windows, and each has its p99.", steadyWindows)},
+		notes: []string{fmt.Sprintf("The time is cut into %d windows, and each has its p99. One round.", steadyWindows)},
 	}
 	for _, batch := range steadyBatches {
 		at := book.Place{Experiment: "a2", Case: steadyCase(batch)}

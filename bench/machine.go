@@ -31,7 +31,7 @@ func describe(ctx context.Context, dir string, peers []peer) about {
 
 // ratiosMatter is true whenever and wherever the figures were taken.
 const ratiosMatter = "Only ratios mean anything: absolute figures are those of one machine, which was not alone with its disk. " +
-	"All peers were measured in turn, round after round, so that they met the same machine."
+	"All peers were measured in turn, round after round unless a table says \"One round\", so that they met the same machine."
 
 func processor() string {
 	f, err := os.Open("/proc/cpuinfo")

@@ -4,8 +4,8 @@
 // project's file lock and others too.
 //
 // Absolute figures are those of one machine at one time. Only ratios of one
-// run mean anything, which is why all peers are measured in turn, round after
-// round.
+// run mean anything, which is why all peers are measured in turn, and but for
+// what takes long (a2, g) round after round.
 package main
 
 import (
