@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -38,6 +39,31 @@ func TestScenarios(t *testing.T) {
 	}
 	if i, j := slices.Index(names, "cut/3"), slices.Index(names, "kill/3"); i > j {
 		t.Error("a scenario that spoils the lab comes before one that does not")
+	}
+}
+
+// The list of docs/TESTING.md is that of the code.
+func TestScenariosAreDocumented(t *testing.T) {
+	text, err := os.ReadFile("../../../docs/TESTING.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, list, _ := strings.Cut(string(text), "| scenario | what it does |\n|---|---|\n")
+	list, _, _ = strings.Cut(list, "\n\n")
+	want := map[string]bool{}
+	s := settings{versions: "3 4.2", options: "default"}
+	for _, sc := range s.scenarios() {
+		name, _, _ := strings.Cut(sc.name, "/")
+		want[name] = true
+	}
+	got := map[string]bool{}
+	for row := range strings.Lines(list) {
+		for name := range strings.SplitSeq(strings.Split(row, "|")[1], ",") {
+			got[strings.TrimSpace(name)] = true
+		}
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("got %q, want %q", slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want)))
 	}
 }
 
