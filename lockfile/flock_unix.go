@@ -5,6 +5,7 @@ package lockfile
 import (
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -45,10 +46,11 @@ type flocker struct {
 	turn int // descriptor of the turnstile, or one of the above
 
 	// While the handle is parked, leave and rejoin change these beside await.
-	mu     sync.Mutex
-	queued bool // we have locked the turnstile
-	atLock bool // await is past the turnstile
-	left   bool // nobody wants what await waits for
+	mu        sync.Mutex
+	queued    bool // we have locked the turnstile
+	atLock    bool // await is past the turnstile, and waits for the lock
+	left      bool // nobody wants what await waits for
+	requeuing bool // requeue runs
 }
 
 func flock(fd, how int) error {
@@ -198,6 +200,7 @@ func (l *flocker) await(shared bool) error {
 	err := flock(l.h.fd, lockHow(shared))
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.atLock = false
 	l.pass()
 	return err
 }
@@ -211,15 +214,42 @@ func (l *flocker) leave() {
 	l.pass()
 }
 
-// rejoin locks the turnstile again, if nobody else has done so meanwhile. If
-// somebody has, it is for the kernel to say who is next, he or we.
+// rejoin locks the turnstile again, or leaves that to requeue.
 func (l *flocker) rejoin() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.left && l.atLock && l.turn >= 0 {
-		l.queued = flock(l.turn, l.turnHow()|unix.LOCK_NB) == nil
+	if l.left = false; l.requeueLocked() || l.requeuing {
+		return
 	}
-	l.left = false
+	l.requeuing = true
+	go l.requeue()
+}
+
+// requeueLocked locks the turnstile if await waits without it, and reports false if
+// somebody else has it.
+func (l *flocker) requeueLocked() bool {
+	if !l.atLock || l.left || l.queued || l.turn < 0 {
+		return true
+	}
+	l.queued = flock(l.turn, l.turnHow()|unix.LOCK_NB) == nil
+	return l.queued
+}
+
+// requeue tries until we have the turnstile: without it, readers who come one after the
+// other would pass us for ever. A thread cannot wait for it, as nothing could call it
+// back, and await may be over before.
+func (l *flocker) requeue() {
+	const firstPause, lastPause = time.Millisecond, 50 * time.Millisecond
+	for pause := firstPause; ; pause = min(2*pause, lastPause) {
+		time.Sleep(pause)
+		l.mu.Lock()
+		if l.requeueLocked() {
+			l.requeuing = false
+			l.mu.Unlock()
+			return
+		}
+		l.mu.Unlock()
+	}
 }
 
 func (l *flocker) unlock() error { return flock(l.h.fd, unix.LOCK_UN) }

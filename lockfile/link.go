@@ -95,7 +95,8 @@ import (
 // Network file systems remember directories too. Reading one through its path asks
 // the server whether it has changed; where the server's clock is too coarse to tell,
 // our own changes make the client forget it. R3 reads the directory twice, after the
-// link and after the temporary name was removed.
+// link and after the temporary name was removed. If the first reading shows it without
+// what was linked, that is a claim that nobody holds, as after an error.
 //
 // # The directory
 //
@@ -405,6 +406,10 @@ func (l *linker) claim(n uint64) (bool, error) {
 		return false, err
 	}
 	if !ours {
+		// Another was faster; or the directory was shown as it was before our link.
+		if ok, err := isClaim(l.dir, n, c.id); err == nil && ok {
+			abandoned.Store(c.id, true)
+		}
 		return false, nil
 	}
 	held := hold(l.dir, n, c.id, l.lease, began)

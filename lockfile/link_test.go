@@ -274,3 +274,38 @@ func TestLinkRemoveExtras(t *testing.T) {
 		t.Errorf("left: %v, %v", entries, err)
 	}
 }
+
+// TestLinkStaleListing: a directory that is shown once as it was before the link does not
+// leave a claim behind that this process holds against itself.
+func TestLinkStaleListing(t *testing.T) {
+	path := lockPath(t)
+	var armed, linked atomic.Bool
+	var before []string
+	withFaults(t, faultyDir{
+		onLink: func(link func() error, _ string) error {
+			err := link()
+			linked.Store(armed.Load())
+			return err
+		},
+		onNames: func(names func() ([]string, error)) ([]string, error) {
+			if linked.CompareAndSwap(true, false) {
+				armed.Store(false)
+				return before, nil
+			}
+			var err error
+			before, err = names()
+			return before, err
+		},
+	})
+	f := openLink(t, path)
+	mustUnlock(t, mustLock(t, f, ""))
+	armed.Store(true)
+	l, err := f.TryLock("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustUnlock(t, l)
+	if armed.Load() {
+		t.Error("no listing was old")
+	}
+}

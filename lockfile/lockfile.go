@@ -22,12 +22,14 @@
 //     a try ([File.TryLock]) looks again, for at most 5 ms, while the lock changes
 //     hands (Linux), and [LockAll] looks once a second whether it has come to wait
 //     for another file. The exceptions are [Link], which looks every 100 ms; OFD over
-//     NFS 4.0, and in later versions who joins the queue or does without it, every
-//     50 ms, where the kernel may take 30 s to ask again (as it does for [Flock] and
-//     [POSIX] there); and, every 20 ms, [Unix] and [TCP] while thousands wait, or a
-//     stranger has the address and does not listen, and [POSIX] when the kernel has seen
-//     a deadlock. However many goroutines wait on a [File], and however many of them give up, at most two
-//     operating-system threads are blocked, one for each kind of lock.
+//     NFS 4.0, and in later versions who joins the queue, does without it, or waits for
+//     one who does, every 50 ms, where the kernel may take 30 s to ask again (as it does
+//     for [Flock] and [POSIX] there); Flock, every 50 ms, for who has taken over a wait
+//     that was given up, while another is at the turnstile; and, every 20 ms, [Unix] and
+//     [TCP] while thousands wait, or a stranger has the address and does not listen, and
+//     [POSIX] when the kernel has seen a deadlock. However many goroutines wait on a
+//     [File], and however many of them give up, at most two operating-system threads are
+//     blocked, one for each kind of lock; a second one only after a wait was given up.
 //   - Waiters are told who is in their way: a wait that ends without the lock
 //     returns a [HeldError] that names the holder, if he is known.
 //   - The lock file is never truncated, and never removed but by [Remove], under the

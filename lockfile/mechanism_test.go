@@ -506,6 +506,39 @@ func TestTurnstile(t *testing.T) {
 	notStarved(t, w, slices.Repeat([]*File{f, g, openWith(t, path, opts), openWith(t, path, opts)}, 4))
 }
 
+// TestTurnstileTaken: who takes an abandoned wait over while somebody else is at the
+// turnstile has it as soon as that is free, and readers do not pass him any more.
+func TestTurnstileTaken(t *testing.T) {
+	path := lockPath(t)
+	opts := Options{Mechanism: Flock}
+	f, w := openWith(t, path, opts), openWith(t, path, opts)
+	r := mustRLock(t, f)
+	locked, cancel := lockLater(w, false)
+	eventually(t, "waiting", waiting(w, 1))
+	cancel()
+	<-locked
+	turn, _, err := openOrCreate(path+turnSuffix, 0o666, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(turn)
+	eventually(t, "turnstile free", func() bool { return flock(turn, syscall.LOCK_EX|syscall.LOCK_NB) == nil })
+	locked, _ = lockLater(w, false)
+	eventually(t, "waiting again", waiting(w, 1))
+	if err := flock(turn, syscall.LOCK_UN); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "readers kept out", func() bool {
+		l, err := f.TryRLock("")
+		if err == nil {
+			mustUnlock(t, l)
+		}
+		return errors.Is(err, ErrLocked)
+	})
+	mustUnlock(t, r)
+	mustUnlock(t, receive(t, locked))
+}
+
 // A fakeLock is a lock of a mechanism whose waits can be interrupted, and which cannot
 // be shared. It works within this process only.
 type fakeLock struct {

@@ -193,8 +193,7 @@ func (l *ofd) takeTicket(t int64) (int64, error) {
 
 // wait locks n bytes from start, and waits for that: in the kernel, or, where that is
 // slow, in steps. Steps end with errBusy when nobody wants the lock any more. contended
-// tells that others wait for the same bytes, and may get them first. (So may they, now and
-// then, where who was just before us in the queue has left it, or is not in it.)
+// tells that others may wait for the same bytes, and get them first.
 func (l *ofd) wait(typ int16, start, n int64, contended bool) error {
 	if slow := l.slow(); slow == never || slow == whenContended && !contended {
 		return l.setlk(typ, start, n, true)
@@ -265,7 +264,9 @@ func (l *ofd) await(shared bool) error {
 			return err
 		}
 	}
-	return l.wait(lockType(shared), 0, l.turn-1, false)
+	// Somebody has the lock who is not in the queue. Who was just before us and has left it
+	// may still be blocked on that (see File.leave).
+	return l.wait(lockType(shared), 0, l.turn-1, true)
 }
 
 // settle makes way, after await, for those who may share.
