@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -19,33 +20,319 @@ import (
 	"github.com/recordstore/recordstore/lockfile"
 )
 
-// A stale listing is no reason to say that the store was replaced: who has no time to look
-// again is told that.
+// A staleDir shows its names as they were once, from some moment on.
+type staleDir struct {
+	*faultfs.Disk
+	names *atomic.Pointer[[]string] // nil: as they are
+}
+
+func newStaleDir(d *faultfs.Disk) staleDir { return staleDir{d, new(atomic.Pointer[[]string])} }
+
+func (d staleDir) ReadDir(dir string) ([]string, error) {
+	if names := d.names.Load(); names != nil {
+		return *names, nil
+	}
+	return d.Disk.ReadDir(dir)
+}
+
+// remember has the directory shown as it is now, when the function returned is called.
+func (d staleDir) remember(t *testing.T) (show func()) {
+	t.Helper()
+	names, err := d.Disk.ReadDir(simDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func() { d.names.Store(&names) }
+}
+
+// A stale listing is no reason to say that the store was replaced, nor to wait: what was
+// seen is there. If it is not, who has no time to look again is told that.
 func TestStaleListing(t *testing.T) {
 	m := newMachine(faultfs.NewDisk(), 1)
-	var stale atomic.Bool
-	var before []string
+	dir := newStaleDir(m.disk)
 	sys := m.system(plain(m.disk))
-	sys.fs = listing{m.disk, func(names []string) []string {
-		if stale.Load() {
-			return before
-		}
-		return names
-	}}
+	sys.fs = dir
 	s := mustOpen(t, simDir, &Options{Network: true}, sys)
 	defer s.Close()
 	mustUpdate(t, s, "w/0")
-	before, _ = m.disk.ReadDir(simDir)
+	show := dir.remember(t)
 	mustUpdate(t, s, "w/1")
-	stale.Store(true)
+	show()
+	if _, err := s.Get(t.Context(), "w/1"); err != nil {
+		t.Errorf("Get: %v", err)
+	}
+	if err := m.disk.Remove(s.manifestPath(s.cur.Load().seq)); err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	if _, err := s.Get(ctx, "w/1"); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrReplaced) {
-		t.Errorf("Get: %v", err)
+		t.Errorf("Get of what is gone: %v", err)
 	}
-	time.AfterFunc(20*time.Millisecond, func() { stale.Store(false) })
-	if _, err := s.Get(t.Context(), "w/1"); err != nil {
-		t.Errorf("Get: %v", err)
+}
+
+// An orphan is not taken for a commit by a listing that is older than what retirement
+// leaves, and shows what its writer has published since.
+func TestStaleSettles(t *testing.T) {
+	m := newMachine(faultfs.NewDisk(), 1)
+	m.lock = nil
+	bsys := m.system(plain(m.disk))
+	bsys.keep, bsys.keepAge = keepManifests, 0
+	b := mustOpen(t, simDir, &Options{Network: true}, bsys)
+	defer b.Close()
+
+	stop := stopAt(faultfs.OpLink, 2)
+	dir := newStaleDir(m.disk)
+	asys := m.system(&faultfs.Hooked{FS: dir, Before: stop.before})
+	a := mustOpen(t, simDir, &Options{Network: true}, asys)
+	defer a.Close()
+	done := start(a, "a/0") // stands still before it links 2
+	<-stop.reached
+
+	mustUpdate(t, b, "b/0") // the true 2
+	show := dir.remember(t)
+	for n := 0; ; n++ {
+		mustUpdate(t, b, updateKey("b/n", n))
+		seqs, _, err := b.list()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Contains(seqs, 2) {
+			break
+		}
+	}
+	show()
+	close(stop.goOn)
+	if err := <-done; !errors.Is(err, ErrUnknown) {
+		t.Errorf("a: %v, want that it is not known", err)
+	}
+}
+
+// Others may make more commits than a manifest lists ancestors while a writer stands still
+// after publishing. As long as its base is there it stands, over a network too.
+func TestManyPass(t *testing.T) {
+	for _, network := range []bool{false, true} {
+		m := newMachine(faultfs.NewDisk(), 1)
+		m.lock = nil
+		opts := &Options{Network: network}
+		kind := faultfs.OpRename
+		if network {
+			kind = faultfs.OpLink
+		}
+		at := stopAt(kind, 2).at
+		reached, goOn := make(chan struct{}), make(chan struct{})
+		var once sync.Once
+		sys := m.system(&faultfs.Hooked{FS: m.disk, After: func(op faultfs.Op, err error) error {
+			if at(op) {
+				once.Do(func() {
+					close(reached)
+					<-goOn
+				})
+			}
+			return err
+		}})
+		sys.keep = 1000
+		a := mustOpen(t, simDir, opts, sys)
+		defer a.Close()
+		sys = m.system(plain(m.disk))
+		sys.keep = 1000
+		b := mustOpen(t, simDir, opts, sys)
+		defer b.Close()
+		done := start(a, "a/0")
+		<-reached
+		for i := range maxAncestors + 2 {
+			mustUpdate(t, b, updateKey("b", i))
+		}
+		close(goOn)
+		if err := <-done; err != nil {
+			t.Errorf("network %v: %v", network, err)
+		}
+	}
+}
+
+// link says that the name is taken, and it is, but the listing is old: another's commit on
+// the same base is an answer.
+func TestTakenUnlisted(t *testing.T) {
+	m := newMachine(faultfs.NewDisk(), 1)
+	dir := newStaleDir(m.disk)
+	sys := m.system(plain(m.disk))
+	sys.fs = dir
+	s := mustOpen(t, simDir, &Options{Network: true}, sys)
+	defer s.Close()
+	other := mustOpen(t, simDir, &Options{Network: true}, m.system(plain(m.disk)))
+	defer other.Close()
+	mustUpdate(t, s, "s/0")
+	show := dir.remember(t)
+	mustUpdate(t, other, "o/0")
+	show()
+	runs := 0
+	_, err := s.Update(t.Context(), func(tx *Tx) error {
+		if runs++; runs == 2 { // the first run's commit was refused
+			dir.names.Store(nil)
+		}
+		return tx.Put("s/1", 1)
+	})
+	if err != nil || runs < 2 {
+		t.Errorf("%v, after %d runs", err, runs)
+	}
+}
+
+// A process that has written alone, and then nothing for long, does not take its own last
+// commit for the newest: others may have merged since, and what it has open may be gone.
+func TestGuessExpired(t *testing.T) {
+	m := newMachine(faultfs.NewDisk(), 1)
+	opts := &Options{Network: true, JournalSize: softJournal, CacheSize: -1}
+	h := plain(m.disk)
+	h.Before = func(op faultfs.Op) error {
+		if op.Kind == faultfs.OpRead && strings.Contains(op.Path, segmentPrefix) {
+			if _, err := m.disk.Lstat(op.Path); err != nil {
+				return syscall.ESTALE // as on NFS
+			}
+		}
+		return nil
+	}
+	s := mustOpen(t, simDir, opts, m.system(h))
+	defer s.Close()
+	other := mustOpen(t, simDir, opts, m.system(plain(m.disk)))
+	defer other.Close()
+	for i := range 2 * ownRow {
+		mustUpdate(t, s, updateKey("s", i))
+	}
+	for i := range 20 {
+		mustUpdate(t, other, updateKey("o", i))
+	}
+	_, err := s.Update(t.Context(), func(tx *Tx) error {
+		for i := range 2 * ownRow {
+			if _, err := tx.Get(updateKey("s", i)); err != nil {
+				t.Errorf("the function met %v at revision %d", err, tx.Revision())
+			}
+		}
+		return tx.Put("t/0", 1)
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+// A temporary file that was swept, and that the server has forgotten, is no caller's error.
+func TestTempForgotten(t *testing.T) {
+	for _, kind := range []string{faultfs.OpWrite, faultfs.OpSync} {
+		m := newMachine(faultfs.NewDisk(), 1)
+		var armed atomic.Bool
+		s := mustOpen(t, simDir, &Options{Network: true}, m.system(&faultfs.Hooked{FS: m.disk, Before: func(op faultfs.Op) error {
+			if op.Kind == kind && vfs.IsTemp(filepath.Base(op.Path)) && armed.CompareAndSwap(true, false) {
+				return syscall.ESTALE
+			}
+			return nil
+		}}))
+		defer s.Close()
+		armed.Store(true)
+		if _, err := applyUpdate(t.Context(), s, "w/0", nil); err != nil {
+			t.Errorf("%s: %v", kind, err)
+		}
+		if armed.Load() {
+			t.Errorf("%s: not met", kind)
+		}
+	}
+}
+
+// Somebody cannot open a manifest that is there: no segment that it names is removed.
+func TestForgottenLowest(t *testing.T) {
+	m := newMachine(faultfs.NewDisk(), 1)
+	opts := &Options{Network: true, JournalSize: hardJournal}
+	var forgotten []string
+	sys := m.system(&faultfs.Hooked{FS: m.disk, Before: func(op faultfs.Op) error {
+		if op.Kind == faultfs.OpOpen && slices.Contains(forgotten, op.Path) {
+			return syscall.ESTALE
+		}
+		return nil
+	}})
+	sys.keep = 4
+	s := mustOpen(t, simDir, opts, sys)
+	defer s.Close()
+	for i := range 40 {
+		seqs, _, _ := s.list()
+		if i > 10 {
+			for _, seq := range seqs[:min(len(seqs), 3)] {
+				forgotten = append(forgotten, s.manifestPath(seq))
+			}
+		}
+		_, err := applyUpdate(t.Context(), s, updateKey("w", i), nil)
+		settle(s)
+		forgotten = nil
+		if err != nil {
+			continue // the file system's, of a base that cannot be opened
+		}
+		seqs, names, _ := s.list()
+		for _, seq := range seqs {
+			h, err := s.loadHeader(seq)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, ref := range h.segments {
+				if !slices.Contains(names, ref.name()) {
+					t.Fatalf("update %d: manifest %d names %s, which is gone", i, seq, ref.name())
+				}
+			}
+		}
+	}
+}
+
+// The first who uses a store over a network after it was used locally cannot know whether
+// the power has failed since: revisions that were seen, and lost, are not given again.
+func TestRecoverAfar(t *testing.T) {
+	m := newMachine(faultfs.NewDisk(), 1)
+	var failing atomic.Bool
+	s := mustOpen(t, simDir, nil, m.system(&faultfs.Hooked{FS: m.disk, Before: func(op faultfs.Op) error {
+		if failing.Load() && (op.Kind == faultfs.OpSync || op.Kind == faultfs.OpSyncDir) {
+			return errDead
+		}
+		return nil
+	}}))
+	mustUpdate(t, s, "w/0")
+	failing.Store(true)
+	if _, err := applyUpdate(t.Context(), s, "w/1", nil); !errors.Is(err, ErrNotDurable) {
+		t.Fatal(err)
+	}
+	seen := s.cur.Load().lastRev
+	settle(s)
+
+	for _, torn := range []bool{false, true} {
+		lost := m.disk.PowerLoss(func(n int) int {
+			if torn && n == 2 {
+				return 0 // the name is kept
+			}
+			return n - 1
+		})
+		again := newMachine(lost, 2)
+		afar := again.system(&faultfs.Hooked{FS: lost, Before: func(op faultfs.Op) error {
+			if op.Kind == faultfs.OpLink && len(again.lock) == 0 {
+				t.Error("published without LOCK")
+			}
+			return nil
+		}})
+		s, err := open(simDir, &Options{Network: true}, afar)
+		if torn {
+			if err == nil || !strings.Contains(err.Error(), "without Options.Network") {
+				t.Errorf("a torn manifest: %v, want to be told where to open the store", err)
+			}
+			mustUpdate(t, mustOpen(t, simDir, nil, again.system(plain(lost))), "w/2")
+			s, err = open(simDir, &Options{Network: true}, afar)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 3 {
+			before := s.cur.Load().lastRev
+			rev, err := applyUpdate(t.Context(), s, updateKey("x", i), nil)
+			if err != nil || rev <= seen {
+				t.Fatalf("revision %d, %v; %d was seen before the power failed", rev, err, seen)
+			}
+			if i > 0 && rev != before+1 {
+				t.Errorf("revision %d follows %d: there is one gap", rev, before)
+			}
+		}
+		s.Close()
 	}
 }
 
@@ -287,7 +574,7 @@ func TestCallsAfar(t *testing.T) {
 		return nil
 	}
 	sys := m.system(h)
-	sys.retireEvery = 1000
+	sys.retireEvery, sys.keepAge = 1000, 0
 	s := mustOpen(t, simDir, &Options{Network: true}, sys)
 	defer s.Close()
 	other := mustOpen(t, simDir, nil, m.system(plain(m.disk)))

@@ -237,7 +237,7 @@ func (s *Store) guess() (st *state, counts func() (bool, error)) {
 		}
 		return s.counts(st)
 	}
-	if s.own.alone(old) {
+	if s.own.alone(old, s.keepAge()/6) {
 		return old, counts
 	}
 	seqs, _, err := s.list()
@@ -260,8 +260,9 @@ func (s *Store) guess() (st *state, counts func() (bool, error)) {
 
 // ownCommits is what a process remembers of its commits over a network, for guess.
 type ownCommits struct {
-	mu   sync.Mutex // protects last and row
+	mu   sync.Mutex // protects the rest
 	last ID         // of the newest
+	at   time.Time  // when it was published
 	row  int        // how many of them in a row, at the end, were each built on the one before
 }
 
@@ -272,15 +273,19 @@ func (o *ownCommits) add(base *state, h *header) {
 	if o.row++; base.commit != o.last {
 		o.row = 0
 	}
-	o.last = h.commit
+	o.last, o.at = h.commit, time.Now()
 }
 
 // alone tells whether st is the process's last commit, and nobody else, as it seems, is
-// writing.
-func (o *ownCommits) alone(st *state) bool {
+// writing. It must not be older than age: functions run on it before it is known to be
+// there, and once it is retired its segments can go. The clock that stands still while the
+// machine sleeps is not enough, nor is that which can be set.
+func (o *ownCommits) alone(st *state, age time.Duration) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.row >= ownRow && o.last == st.commit
+	now := time.Now()
+	wall := now.Round(0).Sub(o.at.Round(0))
+	return o.row >= ownRow && o.last == st.commit && now.Sub(o.at) <= age && 0 <= wall && wall <= age
 }
 
 // ownRow is how many commits in a row make it likely that the next one will be built on
@@ -355,8 +360,13 @@ func (s *Store) find(patient bool) (*state, error) {
 		return nil, err
 	}
 	if patient && s.network.Load() && old != nil && st.seq < old.seq {
+		// The directory is shown as it was a while ago. Nothing is known to be newer than
+		// what we have, as long as that is there.
 		st.release()
-		return nil, errVanished // as it was a while ago
+		if ok, err := s.still(old); ok && err == nil && old.acquire() {
+			return old, nil
+		}
+		return nil, errVanished
 	}
 	if err := s.install(old, st); err != nil {
 		st.release()
@@ -612,6 +622,9 @@ func (s *Store) mustBeTorn(seq, highest uint64, below *state, damage error) erro
 		s.network.Load(), below.network, // there, it was flushed before it had its name
 		!now.Known(), now.Same(below.boot), // no power loss since
 		now.Same(published): // nor here, if it is the highest
+		if s.network.Load() && !below.network && !info.Marked() {
+			damage = fmt.Errorf("%w (if the power has failed on the machine with the disk, open the store there once, without Options.Network)", damage)
+		}
 		// But somebody may have recovered, above it, since we listed the
 		// directory; or the listing shows an orphan, whose segments may go, alone.
 		return s.unlessNewer(highest, damage)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"runtime"
 	"slices"
 	"strings"
@@ -14,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/recordstore/recordstore/internal/vfs"
 	"github.com/recordstore/recordstore/internal/vfs/faultfs"
 )
 
@@ -257,12 +257,28 @@ func (l listing) ReadDir(dir string) ([]string, error) {
 	return l.filter(names), err
 }
 
+// An agedFS shows some files as an hour older than they are.
+type agedFS struct {
+	vfs.FS
+	names *sync.Map
+}
+
+func (a agedFS) Lstat(name string) (vfs.Info, error) {
+	info, err := a.FS.Lstat(name)
+	if _, ok := a.names.Load(name); ok {
+		info.Changed = info.Changed.Add(-time.Hour)
+	}
+	return info, err
+}
+
 // A manifest's age counts from when it was not the newest any more: who has seen it as that
 // has time from then on, however old it was.
 func TestRetireSuperseded(t *testing.T) {
 	for _, network := range []bool{false, true} {
+		aged := agedFS{FS: vfs.OS{}, names: &sync.Map{}}
 		s := testStore(t, &Options{Network: network}, func(sys *system) {
 			sys.keepAge, sys.keep, sys.retireEvery = 0, keepManifests, 1
+			sys.fs = aged
 		})
 		defer s.Close()
 		put := func(n int) {
@@ -278,12 +294,7 @@ func TestRetireSuperseded(t *testing.T) {
 			}
 			return seqs[0]
 		}
-		age := func(seq uint64) {
-			hour := time.Now().Add(-time.Hour)
-			if err := os.Chtimes(s.manifestPath(seq), hour, hour); err != nil {
-				t.Fatal(err)
-			}
-		}
+		age := func(seq uint64) { aged.names.Store(s.manifestPath(seq), true) }
 		put(2) // to 3
 		age(2)
 		age(3)
@@ -296,6 +307,40 @@ func TestRetireSuperseded(t *testing.T) {
 		if got := lowest(); got != 4 {
 			t.Errorf("network %v: the lowest manifest is %d, want 4", network, got)
 		}
+	}
+}
+
+// Nor does it count from when its successor was written, if that got its name much later.
+func TestRetireSlowPublish(t *testing.T) {
+	m := newMachine(faultfs.NewDisk(), 1)
+	stop := stopAt(faultfs.OpRename, 3)
+	sys := m.system(&faultfs.Hooked{FS: m.disk, Before: stop.before})
+	sys.keepAge, sys.retireEvery = 100*time.Second, 1
+	sys.now = func() time.Time { return time.Time{} } // by the disk's clock alone
+	s := mustOpen(t, simDir, nil, sys)
+	defer s.Close()
+	mustUpdate(t, s, "w/0")
+	done := start(s, "w/1")
+	<-stop.reached
+	f, err := m.disk.CreateTemp(simDir, 0o600)
+	for range 200 { // seconds
+		if err == nil {
+			_, err = f.Write([]byte("x"))
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	close(stop.goOn)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	for i := range sys.keep + 1 {
+		mustUpdate(t, s, updateKey("more", i))
+		settle(s)
+	}
+	if ok, err := s.exists(s.manifestPath(2)); !ok || err != nil {
+		t.Errorf("manifest 2, the newest until a moment ago, is gone (%v)", err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -331,6 +332,15 @@ func (s *Store) whoHas(name string, f vfs.File, h *header) (owner, error) {
 			}
 			return theirs, nil
 		}
+		// The listing may be old. What the name holds may be too, but not if that is ours,
+		// or built on the same base: either that counts, or the base was gone before, and
+		// ours never will.
+		switch there, err := s.loadHeader(h.seq); {
+		case err == nil && there.commit == h.commit:
+			return ours, nil
+		case err == nil && len(there.ancestors) > 0 && there.ancestors[0] == h.ancestors[0]:
+			return theirs, nil
+		}
 		return nobodys, nil
 	}
 	own, err := f.Stat()
@@ -406,8 +416,13 @@ func (s *Store) contained(h *header, base *state) (lineage, error) {
 	if n := len(seqs); n > 0 && seqs[n-1] == h.seq {
 		// Nothing is above, as a rule, and the name is the one that h was given, if
 		// base is still there: a name above base has not been freed then.
-		if ok, err := s.still(base); ok || err != nil {
+		switch ok, err := s.still(base); {
+		case ok || err != nil:
 			return lineageYes, err
+		case s.network.Load():
+			// Who retired base saw manifests above h, so this listing is older than that.
+			// It must not speak for h, which it shows: see settled.
+			return lineageUnknown, nil
 		}
 	}
 	st, err := s.searchListed(seqs, nil)
@@ -418,7 +433,14 @@ func (s *Store) contained(h *header, base *state) (lineage, error) {
 	if st.seq < h.seq {
 		return lineageUnknown, nil // a listing from before our own publishing
 	}
-	return st.contains(h.self()), nil
+	in := st.contains(h.self())
+	if in == lineageUnknown && slices.Contains(seqs, base.seq) {
+		// More have passed than st lists. But a base that is there has one child.
+		if ok, err := s.still(base); ok || err != nil {
+			return lineageYes, err
+		}
+	}
+	return in, nil
 }
 
 // withdraw frees the name of an orphan of ours. Should the name have been

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io/fs"
@@ -65,7 +66,7 @@ func (s *Store) madeRoom(err error) bool {
 	if marked.network && s.here.dir.Sync() != nil {
 		return false // there, a mark says nothing of the name
 	}
-	return s.retireBelow(marked, s.sys.keep)
+	return s.retireBelow(marked, 1)
 }
 
 // lastMarked returns st if it is marked, or else the nearest of its ancestors that
@@ -128,10 +129,10 @@ func (s *Store) retireBelow(marked *state, keep int) (freed bool) {
 // manifest that retires. By that alone, what a burst of commits leaves would never
 // be old while nothing more is committed.
 func (s *Store) fileTime(self vfs.Info) time.Time {
-	if now := s.sys.now(); !s.network.Load() && now.After(self.ModTime) {
+	if now := s.sys.now(); !s.network.Load() && now.After(self.Changed) {
 		return now
 	}
-	return self.ModTime
+	return self.Changed
 }
 
 // retireSegments removes those of the segments, none of which marked names, that
@@ -199,6 +200,10 @@ func (s *Store) lowestKnown(h *header) (*header, error) {
 		below, err := s.loadHeader(a.seq)
 		switch {
 		case errors.Is(err, errVanished):
+			// Only what is not there is passed over: a server may forget a file that is.
+			if there, err := s.exists(s.manifestPath(a.seq)); there || err != nil {
+				return nil, cmp.Or(err, errVanished)
+			}
 		case err != nil:
 			return nil, err
 		case below.commit == a.commit:
@@ -218,15 +223,17 @@ func (s *Store) keepAge() time.Duration {
 	return keepAgeLocal
 }
 
-// isOld tells whether a file was written at least age before at, or is gone.
+// isOld tells whether a file had its bytes, its name and its mark at least age before at,
+// or is gone. (When it was written is not enough: its writer may have stood still before
+// he gave it its name.)
 func (s *Store) isOld(path string, at time.Time, age time.Duration) bool {
 	info, err := s.sys.fs.Lstat(path)
 	if err != nil {
 		return errors.Is(err, fs.ErrNotExist)
 	}
-	// A file from the future was written before the clock was put right: to
+	// A file from the future was changed before the clock was put right: to
 	// keep it would keep all that is above it.
-	d := at.Sub(info.ModTime)
+	d := at.Sub(info.Changed)
 	return d <= -age || d >= age
 }
 

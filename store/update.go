@@ -412,7 +412,8 @@ const revisionGap = 1 << 20
 //
 // It flushes under the lock, once for each start of the machine. Nobody's
 // update is in it, so that whatever goes wrong here, the updates that wait are
-// not done.
+// not done. Over a network it comes once, on top of what was published locally: which
+// machine that was, and whether it has lost power, nobody knows there.
 func (s *Store) recover(base *state, lock *turn) error {
 	h := s.child(base)
 	h.recovery = true
@@ -431,6 +432,9 @@ func (s *Store) recover(base *state, lock *turn) error {
 	}
 	if info, err := s.statOf(st); err != nil || !info.Marked() {
 		return &recoveryError{fmt.Errorf("%s could not be marked: %w", s.manifestPath(st.seq), cmp.Or(err, errors.ErrUnsupported))}
+	}
+	if h.network {
+		return errPassed // LOCK is released, see settleAfar
 	}
 	return nil
 }
@@ -454,7 +458,7 @@ func (e *recoveryError) As(target any) bool { return errors.As(e.err, target) }
 // written anything.
 func (s *Store) mustRecover(base *state) (bool, error) {
 	switch {
-	case s.network.Load():
+	case base.network: // it was on disk before anybody saw it
 		return false, nil
 	case base.boot != s.sys.boot:
 		return true, nil
@@ -637,7 +641,7 @@ func (s *Store) publishState(base *state, h *header, journal []rec, lock *turn) 
 // takes time, it makes sure of the lock at the same time, and of a base that is guessed,
 // and flushes the file: that is on disk before it has its name, so that what was seen is
 // never lost, whichever machine or server loses power. The error is errVanished if the
-// base is not there.
+// base is not there, or the file prepared is gone.
 func (s *Store) writeManifest(b []byte, base *state, h *header, lock *turn) (f vfs.File, info vfs.Info, err error) {
 	temp := lock.take()
 	if !h.network {
@@ -650,7 +654,9 @@ func (s *Store) writeManifest(b []byte, base *state, h *header, lock *turn) (f v
 		go func() { proved <- s.proveLock(lock) }()
 		there := make(chan error, 1)
 		go func() { there <- s.checkGuess(base, lock) }()
-		f, err = s.writeTemp(b, base, temp, true)
+		if f, err = s.writeTemp(b, base, temp, true); errors.Is(err, syscall.ESTALE) {
+			err = errVanished // the file was taken for litter: anew
+		}
 		err = cmp.Or(err, <-proved, <-there)
 	}
 	if err != nil {

@@ -16,7 +16,7 @@ func infoOf(st *syscall.Stat_t) Info {
 		Mode:    fileMode(uint32(st.Mode)),
 		UID:     st.Uid,
 		GID:     st.Gid,
-		ModTime: time.Unix(st.Mtimespec.Unix()),
+		Changed: changeTime(st),
 	}
 }
 

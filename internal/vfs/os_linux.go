@@ -17,7 +17,7 @@ func infoOf(st *syscall.Stat_t) Info {
 		Mode:    fileMode(uint32(st.Mode)),
 		UID:     st.Uid,
 		GID:     st.Gid,
-		ModTime: time.Unix(st.Mtim.Unix()),
+		Changed: changeTime(st),
 	}
 }
 

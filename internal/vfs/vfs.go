@@ -26,7 +26,7 @@ type Info struct {
 	Mode    fs.FileMode // type and permission bits
 	UID     uint32
 	GID     uint32
-	ModTime time.Time
+	Changed time.Time // its bytes, its mode or its names, by the file system's clock; nobody can set it
 }
 
 // Marked reports whether all write permission bits are cleared, which is how

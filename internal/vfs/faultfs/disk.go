@@ -41,7 +41,7 @@ type inode struct {
 	flushed     []byte // content after a power loss, if data is lost
 	mode        fs.FileMode
 	flushedMode fs.FileMode
-	mtime       int64
+	changed     int64
 
 	// Of a directory:
 	entries map[string]*inode
@@ -75,7 +75,7 @@ func NewDisk() *Disk {
 func (d *Disk) newInode(mode fs.FileMode) *inode {
 	d.next++
 	d.tick++
-	n := &inode{ino: d.next, mode: mode, flushedMode: mode, mtime: d.tick}
+	n := &inode{ino: d.next, mode: mode, flushedMode: mode, changed: d.tick}
 	if mode.IsDir() {
 		n.entries, n.durable = map[string]*inode{}, map[string]*inode{}
 	}
@@ -139,7 +139,7 @@ func (d *Disk) Lstat(name string) (vfs.Info, error) {
 const start = 1_700_000_000
 
 func (n *inode) info() vfs.Info {
-	return vfs.Info{ID: vfs.ID{Dev: 1, Ino: n.ino}, Size: int64(len(n.data)), Mode: n.mode, ModTime: time.Unix(start+n.mtime, 0)}
+	return vfs.Info{ID: vfs.ID{Dev: 1, Ino: n.ino}, Size: int64(len(n.data)), Mode: n.mode, Changed: time.Unix(start+n.changed, 0)}
 }
 
 // Open implements [vfs.FS].
@@ -258,6 +258,8 @@ func (d *Disk) name(oldName, newName string, move bool) error {
 		c.remove = oldBase
 	}
 	dir.change(c)
+	d.tick++
+	n.changed = d.tick
 	if !move && d.DurableLinks {
 		dir.durable[newBase] = n
 	}
@@ -310,7 +312,7 @@ func (f *diskFile) Write(p []byte) (int, error) {
 	f.d.mu.Lock()
 	defer f.d.mu.Unlock()
 	f.d.tick++
-	f.n.mtime = f.d.tick
+	f.n.changed = f.d.tick
 	f.n.data = append(slices.Clip(f.n.data), p...)
 	return len(p), nil
 }
