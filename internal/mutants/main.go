@@ -71,6 +71,26 @@ var mutants = []mutant{
 		"return err == nil && info.ID == base.id && info.Marked(), err", "return err == nil && info.ID == base.id, err", "^TestNothingToDoIsDurable$",
 	},
 	{
+		"network: no revisions are left out on top of local commits", "store/update.go",
+		"case base.network: //", "case s.network.Load(): //", "^TestRecoverAfar$",
+	},
+	{
+		"network: LOCK, which is released, is taken for held after that", "store/update.go",
+		"	if h.network {\n		return errPassed // LOCK", "	if false {\n		return errPassed // LOCK", "^TestRecoverAfar$",
+	},
+	{
+		"network: a listing that is older than retirement speaks for a commit", "store/publish.go",
+		"case s.network.Load():\n			// Who retired", "case false:\n			// Who retired", "^TestStaleSettles$",
+	},
+	{
+		"network: an idle process guesses", "store/newest.go",
+		"s.own.alone(old, s.keepAge()/6)", "s.own.alone(old, 1<<60)", "^TestGuessExpired$",
+	},
+	{
+		"retire: a manifest that cannot be opened does not speak for its segments", "store/retire.go",
+		"there || err != nil {\n				return nil, cmp", "(there || err != nil) && false {\n				return nil, cmp", "^TestForgottenLowest$",
+	},
+	{
 		"network: the file is published before its flush", "store/update.go",
 		"f, err = s.writeTemp(b, base, temp, true)", "f, err = s.writeTemp(b, base, temp, false)", "^TestPowerLoss$/network",
 	},
