@@ -234,7 +234,7 @@ func mustOpen(t testing.TB, dir string, opts *Options, sys system) *Store {
 }
 
 // effort is how much of a campaign to run, where n is what go test runs: n times
-// RECORDSTORE_EFFORT, which .ci/run sets higher; a fifth of it with -short.
+// RECORDSTORE_EFFORT; a fifth of it with -short.
 func effort(t testing.TB, n int) int {
 	if v := os.Getenv("RECORDSTORE_EFFORT"); v != "" {
 		times, err := strconv.Atoi(v)

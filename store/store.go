@@ -338,7 +338,9 @@ func (s *Store) openLockFile(name string) (locker, error) {
 // store. Snapshots stay valid. A second Close, and every call after the first, reports
 // fs.ErrClosed. Close must not be called from an update function.
 func (s *Store) Close() error {
-	s.merging.hurryUp()
+	if !s.opts.ReadOnly { // else nothing is under way, and a timer is dear for who gets one record
+		s.merging.hurryUp()
+	}
 	if !s.queue.close() {
 		return fmt.Errorf("close store %s: %w", s.dir, fs.ErrClosed)
 	}

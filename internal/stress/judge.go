@@ -97,6 +97,16 @@ func (g *judgement) readState(ctx context.Context, dir string) error {
 	if g.result.Protocol != ProtocolStore {
 		return g.readNaive(dir)
 	}
+	if err := g.readRecords(ctx, dir); errors.Is(err, store.ErrCorrupt) {
+		g.found(Damaged, "%v", err)
+	} else if err != nil {
+		return err
+	}
+	return g.verify(ctx, dir)
+}
+
+// readRecords reads those of a store.
+func (g *judgement) readRecords(ctx context.Context, dir string) error {
 	// On a network file system a plain snapshot may be a little old, and the
 	// last commits another machine's: the fresh one is not.
 	s, err := store.Open(dir, &store.Options{NoCreate: true, Purpose: "recordctl stress, judging"})
@@ -116,6 +126,11 @@ func (g *judgement) readState(ctx context.Context, dir string) error {
 		}
 		g.records[r.Key] = stored{Data: slices.Clone(r.Value), Revision: uint64(r.Revision)}
 	}
+	return nil
+}
+
+// verify has all files of the store read.
+func (g *judgement) verify(ctx context.Context, dir string) error {
 	report, err := store.Verify(ctx, dir)
 	if err != nil {
 		return err

@@ -144,6 +144,39 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
+// TestDamaged damages what a run has left, and has it judged.
+func TestDamaged(t *testing.T) {
+	for what, pattern := range map[string]string{"the newest manifest": "manifest.*", "a segment": "segment.*"} {
+		dir := t.TempDir()
+		c := Config{
+			Store: filepath.Join(dir, "store"), History: filepath.Join(dir, "history"), Keep: true,
+			Writers: 3, Seed: 1, Duration: 300 * time.Millisecond, Journal: 600,
+		}
+		r, err := Run(t.Context(), c, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantOK(t, r)
+		paths, err := filepath.Glob(filepath.Join(c.Store, pattern))
+		if err != nil || len(paths) == 0 {
+			t.Fatalf("%s: %v, %v", what, paths, err)
+		}
+		path := paths[len(paths)-1]
+		data, err := os.ReadFile(path)
+		if err == nil {
+			data[len(data)/2] ^= 1
+			err = errors.Join(os.Remove(path), os.WriteFile(path, data, 0o444))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err = Judge(t.Context(), c.History, c.Store)
+		if err != nil || r.OK() || r.Faults[Damaged] == 0 {
+			t.Errorf("%s is damaged: %v, %v", what, err, r.Faults)
+		}
+	}
+}
+
 // TestInterruptedQuestion interrupts those who wait a random time before they save a
 // record: they save it or not, and nobody waits for long.
 func TestInterruptedQuestion(t *testing.T) {
