@@ -2,6 +2,7 @@ package main
 
 import (
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 )
@@ -17,7 +18,8 @@ func newCompletionCmd(a *app) *cobra.Command {
 		Use:   "completion bash|fish|powershell|zsh",
 		Short: "Print the completion script for a shell",
 		Long: `Completion prints a script that teaches the shell to complete verbs, flags, and
-the keys of the store that --store or RECORDCTL_STORE names (at most 200 of them).
+the keys of the store that --store or RECORDCTL_STORE names: at most 200 of them,
+and none with characters that a shell interprets.
 
   bash        source <(recordctl completion bash)
   fish        recordctl completion fish | source
@@ -72,9 +74,27 @@ func (a *app) completeKey(cmd *cobra.Command, args []string, prefix string) ([]c
 		if err != nil || len(keys) == mostCompletions {
 			break
 		}
-		if displayKey(rec.Key) == rec.Key {
+		if isPlainKey(rec.Key) {
 			keys = append(keys, rec.Key)
 		}
 	}
 	return keys, cobra.ShellCompDirectiveNoFileComp
 }
+
+// isPlainKey reports whether a shell takes the key as it is. bash puts what
+// several candidates have in common on the command line without quoting it, so
+// that of other keys "$(command)" would be one. A dash at the beginning makes a
+// flag of a key.
+func isPlainKey(key string) bool {
+	if key == "" || key[0] == '-' || displayKey(key) != key {
+		return false
+	}
+	for _, r := range key {
+		if r < utf8.RuneSelf && !strings.ContainsRune(plainKeyChars, r) {
+			return false
+		}
+	}
+	return true
+}
+
+const plainKeyChars = lockNameChars + "/:@%+,="
