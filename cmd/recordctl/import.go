@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -167,8 +166,7 @@ type importBatch struct {
 func (im *importer) run(in io.Reader) (err error) {
 	stop, cancel := context.WithCancelCause(background)
 	defer cancel(nil)
-	sigs := catchSignals(func(err signalError) { cancel(err) })
-	defer sigs.stop()
+	im.a.kept = catchSignals(func(err signalError) { cancel(err) })
 
 	im.batches, im.quit = make(chan *importBatch), make(chan struct{})
 	defer close(im.quit)
@@ -213,20 +211,12 @@ func (im *importer) run(in io.Reader) (err error) {
 // commit writes a batch. When stop ends, so does the waiting for the lock, but
 // not the commit once it has begun: what has become of it would not be known.
 func (im *importer) commit(stop context.Context, s *store.Store, b *importBatch) error {
-	w := &wait{path: lockPath(s), limit: im.a.timeout}
-	w.Context, w.cancel = context.WithCancelCause(background)
-	defer w.cancel(nil)
-	detach := context.AfterFunc(stop, func() { w.cancel(context.Cause(stop)) })
-	defer detach()
-	if w.limit > 0 {
-		w.timer = time.AfterFunc(w.limit, func() { w.cancel(context.DeadlineExceeded) })
-	}
-	defer w.had()
+	w := im.a.newWait(lockPath(s))
+	defer w.stop()
+	defer context.AfterFunc(stop, func() { w.end(context.Cause(stop)) })()
 
 	var expired int64
-	rev, err := s.Update(w, func(tx *store.Tx) error {
-		w.had()
-		detach()
+	rev, err := w.update(s, func(tx *store.Tx) error {
 		expired = 0
 		for i := range b.records {
 			r := &b.records[i]
@@ -240,7 +230,7 @@ func (im *importer) commit(stop context.Context, s *store.Store, b *importBatch)
 		return nil
 	})
 	if err != nil {
-		return w.explain(err)
+		return err
 	}
 	im.a.changed = true
 	im.records += int64(len(b.records))

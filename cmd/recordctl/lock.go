@@ -333,11 +333,10 @@ func takeLock(file *lockfile.File, w *wait, f *lockFlags) (*lockfile.Lock, error
 		lock = file.RLock
 	}
 	l, err := lock(w, f.purpose)
-	w.had()
 	w.sigs.stop()
-	if err == nil && w.Err() != nil { // both came at once, and the lock's context has ended
+	if cause := w.had(); err == nil && cause != nil { // both came at once, and the lock's context has ended
 		_ = l.Unlock()
-		err = context.Cause(w)
+		err = cause
 	}
 	return l, w.explain(err)
 }

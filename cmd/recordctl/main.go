@@ -39,6 +39,11 @@ func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
 			code = exitSoftware
 		}
 	}()
+	defer func() {
+		if a.kept != nil {
+			a.kept.stop()
+		}
+	}()
 	root := newRootCmd(a, args)
 	root.SetArgs(args)
 	err := root.Execute()

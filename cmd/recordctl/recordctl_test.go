@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"os/exec"
@@ -104,6 +105,46 @@ func TestSignalEndsWaiting(t *testing.T) {
 			return
 		case <-time.After(time.Millisecond): // and once more
 		}
+	}
+}
+
+// A signal that comes when the update function runs, or later, does not end the
+// update: what became of the change would not be known.
+func TestSignalDuringUpdate(t *testing.T) {
+	ours := make(chan os.Signal, 1)
+	signal.Notify(ours, syscall.SIGTERM)
+	defer signal.Stop(ours)
+	s, err := store.Open(t.TempDir(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	a := newApp(strings.NewReader(""), &bytes.Buffer{}, &bytes.Buffer{})
+	a.timeout = time.Minute
+	rev, err := a.update(s, func(tx *store.Tx) error {
+		if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+			return err
+		}
+		<-a.kept.ended // the signal has done what it does
+		return tx.Put("k", "v")
+	})
+	if err != nil || rev == 0 {
+		t.Errorf("update: got revision %v, error %v", rev, err)
+	}
+	a.kept.stop()
+}
+
+// Who waits and is told to end just when he gets the lock either ends or has it.
+func TestWaitEndsOrHas(t *testing.T) {
+	for range 1000 {
+		w := newApp(nil, &bytes.Buffer{}, nil).newWait("LOCK")
+		go w.end(signalError{syscall.SIGTERM})
+		had := w.had()
+		w.end(context.DeadlineExceeded)
+		if got := context.Cause(w); got != had {
+			t.Fatalf("it had the lock with %v, and ended with %v", had, got)
+		}
+		w.stop()
 	}
 }
 

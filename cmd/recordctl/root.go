@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -39,6 +40,8 @@ type app struct {
 
 	started bool // the command line was understood
 	changed bool // the store has been changed
+
+	kept *signals // caught until the end of the run; nil before an update
 }
 
 func newApp(stdin io.Reader, stdout, stderr io.Writer) *app {
@@ -318,35 +321,60 @@ func openError(dir string, create bool, err error) error {
 type wait struct {
 	context.Context
 	cancel context.CancelCauseFunc
-	timer  *time.Timer
+	timer  *time.Timer // nil without --timeout
 	sigs   *signals
 	path   string // of the lock
 	limit  time.Duration
 	work   string // what --timeout bounds, if that is more than waiting; it may be done in part
+
+	mu   sync.Mutex
+	over bool // nothing ends the context any more; protected by mu
 }
 
-// startWait begins to wait for the lock at path. The caller must call stop in
-// the end.
-func (a *app) startWait(path string) *wait {
+// newWait begins to wait for the lock at path. The caller must call stop in the
+// end.
+func (a *app) newWait(path string) *wait {
 	w := &wait{path: path, limit: a.timeout}
 	w.Context, w.cancel = context.WithCancelCause(context.Background())
 	if a.timeout > 0 {
-		w.timer = time.AfterFunc(a.timeout, func() { w.cancel(context.DeadlineExceeded) })
+		w.timer = time.AfterFunc(a.timeout, func() { w.end(context.DeadlineExceeded) })
 	}
-	w.sigs = catchSignals(func(err signalError) { w.cancel(err) })
 	return w
 }
 
-// had says that the lock is had: --timeout no longer counts.
-func (w *wait) had() {
-	if w.timer != nil {
-		w.timer.Stop()
+// startWait is newWait, and has signals end the waiting.
+func (a *app) startWait(path string) *wait {
+	w := a.newWait(path)
+	w.sigs = catchSignals(func(err signalError) { w.end(err) })
+	return w
+}
+
+// end ends the waiting, unless the lock is had.
+func (w *wait) end(cause error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.over {
+		w.cancel(cause)
 	}
 }
 
+// had says that the lock is had: neither --timeout nor a signal counts from now
+// on. Its error says that one of them came first.
+func (w *wait) had() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.over = true
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+	return context.Cause(w)
+}
+
 func (w *wait) stop() {
-	w.had()
-	w.sigs.stop()
+	if w.sigs != nil {
+		w.sigs.stop()
+	}
+	_ = w.had()
 	w.cancel(nil)
 }
 
@@ -385,12 +413,22 @@ func (w *wait) explain(err error) error {
 }
 
 // update runs fn as store.Update does. --timeout bounds the time until fn
-// runs for the first time, and so the waiting for the lock, never the work.
+// runs for the first time, and so the waiting for the lock, never the work. A
+// signal ends the waiting too, and from then on the first one does nothing: in
+// some milliseconds the change is made, or is not, and to be told which is
+// better than not to know. That holds until the answer has been given.
 func (a *app) update(s *store.Store, fn func(tx *store.Tx) error) (store.Revision, error) {
 	w := a.startWait(lockPath(s))
-	defer w.stop()
+	defer w.cancel(nil)
+	a.kept = w.sigs
+	return w.update(s, fn)
+}
+
+func (w *wait) update(s *store.Store, fn func(tx *store.Tx) error) (store.Revision, error) {
 	rev, err := s.Update(w, func(tx *store.Tx) error {
-		w.had()
+		if err := w.had(); err != nil {
+			return err
+		}
 		return fn(tx)
 	})
 	return rev, w.explain(err)

@@ -10,8 +10,9 @@ import (
 // The next one ends it at once, as without us: a store survives that, but the
 // answer whether a change was made is lost.
 type signals struct {
-	ch   chan os.Signal
-	done chan struct{}
+	ch    chan os.Signal
+	done  chan struct{} // closed by stop
+	ended chan struct{} // closed when the function has been called, or never will be
 }
 
 // endingSignals are the signals that ask a process to end, less those that
@@ -27,22 +28,30 @@ func endingSignals() []os.Signal {
 }
 
 func catchSignals(caught func(signalError)) *signals {
-	s := &signals{ch: make(chan os.Signal, 1), done: make(chan struct{})}
+	s := &signals{ch: make(chan os.Signal, 1), done: make(chan struct{}), ended: make(chan struct{})}
 	if list := endingSignals(); len(list) > 0 { // none would mean all
 		signal.Notify(s.ch, list...)
 	}
 	go func() {
+		defer close(s.ended)
+		var sig os.Signal
 		select {
-		case sig := <-s.ch:
+		case sig = <-s.ch:
 			signal.Stop(s.ch)
-			caught(signalError{sig.(syscall.Signal)})
 		case <-s.done:
+			select {
+			case sig = <-s.ch: // it came before the end
+			default:
+				return
+			}
 		}
+		caught(signalError{sig.(syscall.Signal)})
 	}()
 	return s
 }
 
-// stop gives the signals back their ordinary effect.
+// stop gives the signals back their ordinary effect. For one that came before,
+// the function has been called when it returns.
 func (s *signals) stop() {
 	signal.Stop(s.ch)
 	select {
@@ -50,4 +59,5 @@ func (s *signals) stop() {
 	default:
 		close(s.done)
 	}
+	<-s.ended
 }

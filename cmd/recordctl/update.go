@@ -78,11 +78,7 @@ func (a *app) runUpdate(cmd *cobra.Command, key string, argv []string, f *valueF
 		return err
 	}
 
-	w := a.startWait(lockPath(s))
-	defer w.stop()
-	rev, err := s.Update(w, func(tx *store.Tx) error {
-		w.had()
-		w.sigs.stop() // from here on runChild has them
+	rev, err := a.update(s, func(tx *store.Tx) error {
 		old, err := tx.Get(key)
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return err
@@ -91,7 +87,7 @@ func (a *app) runUpdate(cmd *cobra.Command, key string, argv []string, f *valueF
 		return a.updateThrough(cmd, tx, dir, old, argv, f)
 	})
 	if err != nil {
-		return w.explain(err)
+		return err
 	}
 	return a.wrote(key, rev)
 }
