@@ -1,9 +1,6 @@
 package main
 
 import (
-	"errors"
-	"io/fs"
-	"os"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -31,8 +28,11 @@ more where something does not answer. What other machines do it cannot see.
 Exit status: 0 if a store can be kept there, 1 if not.`,
 		Example: `  recordctl doctor /mnt/results
   recordctl doctor --json /mnt/results | jq '.findings[] | select(.grade != "good")'`,
-		Args: cobra.MaximumNArgs(1),
+		Args: arguments("[DIR]"),
 		RunE: a.verb(func(cmd *cobra.Command, args []string) error {
+			if err := checkProcesses("doctor", processes); err != nil {
+				return err
+			}
 			if len(args) > 0 {
 				return a.doctor(args[0], processes)
 			}
@@ -43,21 +43,23 @@ Exit status: 0 if a store can be kept there, 1 if not.`,
 			return a.doctor(dir, processes)
 		}),
 	}
-	cmd.Flags().IntVar(&processes, "processes", 4, "`number` of processes that take each kind of lock")
+	addProcesses(cmd, &processes)
 	return cmd
 }
 
 func (a *app) doctor(dir string, processes int) error {
-	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		return fail(exitNoInput, "", "%q: there is no such directory", dir)
+	if err := checkDir(dir); err != nil {
+		return err
 	}
 	e := doctor.Examination{Prober: lockfile.Prober{Worker: probeWorker, Processes: processes}}
 	if isTerminal(a.stderr) {
 		e.Progress = func(step string) { a.note("examining %s ...", step) }
 	}
-	r, err := e.Examine(background, dir)
+	ctx, stop := interruptible()
+	defer stop()
+	r, err := e.Examine(ctx, dir)
 	if err != nil {
-		return err
+		return interrupted(ctx, err)
 	}
 	if a.json {
 		err = a.printJSON(r)

@@ -173,14 +173,25 @@ Exit status: 0 if the one that is used works, 1 if not.`,
   recordctl lock probe --json /mnt/shared | jq -r .default`,
 		Args: arguments("DIR"),
 		RunE: a.verb(func(_ *cobra.Command, args []string) error {
-			if processes < 2 {
-				return usagef("", "probe: --processes %d: it takes two to exclude each other", processes)
+			if err := checkProcesses("probe", processes); err != nil {
+				return err
 			}
 			return a.lockProbe(args[0], processes)
 		}),
 	}
-	cmd.Flags().IntVar(&processes, "processes", 4, "`number` of processes that take each kind of lock")
+	addProcesses(cmd, &processes)
 	return cmd
+}
+
+func addProcesses(cmd *cobra.Command, processes *int) {
+	cmd.Flags().IntVar(processes, "processes", 4, "`number` of processes that take each kind of lock")
+}
+
+func checkProcesses(verb string, processes int) error {
+	if processes < 2 {
+		return usagef("", "%s: --processes %d: it takes two to exclude each other", verb, processes)
+	}
+	return nil
 }
 
 func (a *app) lockProbe(dir string, processes int) error {
@@ -190,18 +201,12 @@ func (a *app) lockProbe(dir string, processes int) error {
 	if isTerminal(a.stderr) {
 		a.note("trying the locks in %s, which takes some seconds ...", dir)
 	}
-	// A signal must not leave the processes and files of the probe behind.
-	ctx, cancel := context.WithCancelCause(background)
-	defer cancel(nil)
-	sigs := catchSignals(func(err signalError) { cancel(err) })
-	defer sigs.stop()
+	ctx, stop := interruptible()
+	defer stop()
 	prober := lockfile.Prober{Worker: probeWorker, Processes: processes}
 	r, err := prober.Probe(ctx, dir)
-	if cause := context.Cause(ctx); err != nil && cause != nil {
-		return cause
-	}
 	if err != nil {
-		return err
+		return interrupted(ctx, err)
 	}
 	if a.json {
 		err = a.printJSON(r)

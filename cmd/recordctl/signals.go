@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"os"
 	"os/signal"
 	"syscall"
@@ -60,4 +61,25 @@ func (s *signals) stop() {
 		close(s.done)
 	}
 	<-s.ended
+}
+
+// interruptible returns a context that a signal ends, for work that would leave
+// processes and files behind if the process just ended, and what to call when
+// that is over.
+func interruptible() (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(background)
+	sigs := catchSignals(func(err signalError) { cancel(err) })
+	return ctx, func() {
+		sigs.stop()
+		cancel(nil)
+	}
+}
+
+// interrupted returns what ended the context if that may be why the work under
+// it failed with err, or else err.
+func interrupted(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return cause
+	}
+	return err
 }

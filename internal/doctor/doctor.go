@@ -97,6 +97,9 @@ func (e *Examination) Examine(ctx context.Context, dir string) (*Report, error) 
 		if e.Progress != nil {
 			e.Progress(step.name)
 		}
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
 		if err := step.do(ctx, work); err != nil {
 			return nil, err
 		}
