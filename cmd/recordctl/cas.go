@@ -22,9 +22,9 @@ also notices a value that was changed and changed back; to create a record, put
 --if-absent.
 
 For a raw record OLD is compared byte for byte. Of a json or msgpack record the
-JSON is compared, in canonical form, and NEW must be JSON too. The record keeps
-its codec unless --codec is given. As with put, it does not expire unless --ttl
-is given.
+JSON is compared, in canonical form: as get prints it, or as it was put. NEW must
+be JSON too. The record keeps its codec unless --codec is given. As with put, it
+does not expire unless --ttl is given.
 
 OLD and NEW are values as for put: - reads standard input (one of them), @FILE a
 file, --literal takes both as they are. Mind that a shell's $(recordctl get KEY)
@@ -113,5 +113,10 @@ func sameText(rec store.Record, text []byte) (bool, error) {
 	if err != nil {
 		return false, nil //nolint:nilerr // it differs, that is all
 	}
-	return bytes.Equal(have, given), nil
+	if bytes.Equal(have, given) {
+		return true, nil
+	}
+	// The text that was put may be another: get shows a MessagePack 1.0 as 1.
+	value, err := encode(rec.Codec, text)
+	return err == nil && bytes.Equal(value, rec.Value), nil
 }
