@@ -107,8 +107,6 @@ ofd, programs that lock the whole file by fcntl(2) are excluded too.`,
 	flags.BoolVarP(&f.nonblock, "nonblock", "n", false, "do not wait")
 	flags.StringVar(&f.purpose, "for", "", "tell those who wait what the lock is held for: `TEXT` (default: the command)")
 	flags.IntVarP(&f.conflictCode, "conflict-exit", "E", exitLocked, "the `status` if the lock is not had")
-	flags.IntVar(&f.conflictCode, conflictAlias, exitLocked, "the same")
-	_ = flags.MarkHidden(conflictAlias)
 	flags.BoolVar(&f.inherit, "inherit", false, "let the command and what it starts keep the lock until all have ended (ofd, flock)")
 	flags.StringVar(&f.mechanism, "mechanism", "", "what the lock is made of: `NAME` (default: what the file says)")
 	flags.IntVar(&f.port, "port", 0, "the `port` of 127.0.0.1 that the lock is, with --mechanism tcp")
@@ -118,9 +116,6 @@ ofd, programs that lock the whole file by fcntl(2) are excluded too.`,
 	cmd.AddCommand(newLockStatusCmd(a), newLockBreakCmd(a), newLockGCCmd(a), newLockProbeCmd(a))
 	return cmd
 }
-
-// conflictAlias is the name that --conflict-exit had.
-const conflictAlias = "conflict-exit-code"
 
 // A lockTarget is the lock that an argument means.
 type lockTarget struct {
@@ -173,8 +168,6 @@ func (f *lockFlags) options(cmd *cobra.Command, t lockTarget) (lockfile.Options,
 	o := lockfile.Options{Port: f.port, Lease: f.lease, NoQueue: f.noQueue}
 	changed := cmd.Flags().Changed
 	switch {
-	case changed("conflict-exit") && changed(conflictAlias):
-		return o, usagef("", "lock: --conflict-exit and --%s are the same", conflictAlias)
 	case f.conflictCode < 0 || f.conflictCode > 255:
 		return o, usagef("", "lock: --conflict-exit %d: a status is from 0 to 255", f.conflictCode)
 	case f.nonblock && changed("timeout"):
