@@ -95,14 +95,9 @@ func runChild(cmd *exec.Cmd) (childStatus, error) {
 				status.signaled = &signalError{sig.(syscall.Signal)}
 			default:
 			}
-			ws, ok := cmd.ProcessState.Sys().(syscall.WaitStatus)
-			switch {
-			case !ok:
-				return status, fail(exitSoftware, "", "%s: no exit status", cmd.Args[0])
-			case ws.Signaled():
+			status.code = cmd.ProcessState.ExitCode()
+			if ws := cmd.ProcessState.Sys().(syscall.WaitStatus); ws.Signaled() {
 				status.code, status.killed = exitSignal+int(ws.Signal()), true
-			default:
-				status.code = ws.ExitStatus()
 			}
 			if errors.Is(err, exec.ErrWaitDelay) {
 				return status, errOutputHeld

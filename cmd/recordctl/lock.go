@@ -349,17 +349,16 @@ func (f *lockFlags) explain(err error) error {
 
 // conflict says who has the lock that was not had because of err.
 func (t lockTarget) conflict(err error, limit time.Duration) string {
-	msg := "lock " + t.path + " was not available"
-	var held *lockfile.HeldError
-	if errors.As(err, &held) && held.Known && held.Holder.Liveness() != lockfile.Dead {
-		msg = "lock " + t.path + " is held by " + held.Holder.String()
-	} else if st, err := lockfile.Inspect(t.path); err == nil && st.State != lockfile.Free {
-		st.Waiting = 0
-		is := " is "
-		if st.Liveness == lockfile.Dead {
-			is = " was not available: " // it is a sentence of its own
-		}
-		msg = "lock " + t.path + is + st.String()
+	held := new(lockfile.HeldError)
+	errors.As(err, &held)
+	msg := "lock " + t.path
+	switch who, gone := whoHas(t.path, held.Holder, held.Known); {
+	case who == "":
+		msg += " was not available"
+	case gone:
+		msg += " was not available: " + who // which is a sentence of its own
+	default:
+		msg += " is " + who
 	}
 	if t.dir == "" {
 		msg = "another instance is running: " + msg
@@ -368,6 +367,21 @@ func (t lockTarget) conflict(err error, limit time.Duration) string {
 		msg += fmt.Sprintf("; gave up after %s", limit)
 	}
 	return msg
+}
+
+// whoHas says who has a lock: the holder who was known when it was tried, if he is
+// alive, or else what can be seen now; "" if that is nobody. It reports whether the
+// holder on record is gone.
+func whoHas(path string, h lockfile.Holder, known bool) (who string, gone bool) {
+	if known && h.Liveness() != lockfile.Dead {
+		return "held by " + h.String(), false
+	}
+	st, err := lockfile.Inspect(path)
+	if err != nil || st.State == lockfile.Free {
+		return "", false
+	}
+	st.Waiting = 0
+	return st.String(), st.Liveness == lockfile.Dead
 }
 
 // runLocked runs the command with our standard streams and returns its status.

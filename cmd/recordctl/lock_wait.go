@@ -39,11 +39,8 @@ func (n *waitNote) clear() {
 // waitText is the line.
 func waitText(w lockfile.Wait) string {
 	text := "waiting for lock " + w.Path
-	if w.Known && w.Holder.Liveness() != lockfile.Dead {
-		text += ", held by " + w.Holder.String()
-	} else if st, err := lockfile.Inspect(w.Path); err == nil && st.State != lockfile.Free {
-		st.Waiting = 0
-		text += ", " + st.String()
+	if who, _ := whoHas(w.Path, w.Holder, w.Known); who != "" {
+		text += ", " + who
 	}
 	switch {
 	case w.Ahead == 0:
