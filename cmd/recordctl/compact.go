@@ -38,6 +38,13 @@ type jsonCompacted struct {
 }
 
 func (a *app) compact(cmd *cobra.Command) (err error) {
+	dir, err := a.storeDir(cmd)
+	if err != nil {
+		return err
+	}
+	if err := checkNotNested(dir, mergeLock); err != nil { // others do without MERGE if they must
+		return err
+	}
 	s, err := a.openWrite(cmd, false, "compact")
 	if err != nil {
 		return err

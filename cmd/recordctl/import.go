@@ -96,7 +96,7 @@ func (a *app) importFile(cmd *cobra.Command, name string, f *importFlags) (err e
 	if err != nil {
 		return err
 	}
-	if err := checkNotUpdating(dir); err != nil {
+	if err := checkNotNested(dir, storeLock); err != nil {
 		return err
 	}
 	im := &importer{a: a, cmd: cmd, name: name, limit: f.batch, codec: f.codec}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -62,7 +61,9 @@ terminal lock shows while it waits who holds the lock and how many are ahead.
 Lock ends with the status of CMD, whatever it is: 128+N if signal N killed it, 127
 if it was not found, 126 if it cannot be executed. Where 75 is something that CMD
 might say too, choose another with --conflict-exit. SIGINT, SIGTERM, SIGHUP and
-SIGQUIT are passed on to CMD, and lock goes on until CMD has ended.
+SIGQUIT are passed on to CMD, and lock goes on until CMD has ended. Those that a
+terminal sends CMD has had already: while lock is in the foreground of one it does
+not pass on SIGINT and SIGQUIT, whoever sent them.
 
 The lock is freed when lock ends, however it ends, and not before. If lock itself
 is killed by SIGKILL, CMD is sent SIGTERM (on Linux; elsewhere it goes on without
@@ -153,15 +154,8 @@ func (a *app) lockTarget(cmd *cobra.Command, own []string) (lockTarget, error) {
 
 const lockNameChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-"
 
-// key returns the directory of the lock file and what it is called there, as marks
-// have it.
-func (t lockTarget) key() (dir, name string) {
-	return filepath.Dir(t.path), url.PathEscape(filepath.Base(t.path))
-}
-
-// isStores reports whether the file may be the one with which a store orders its
-// writers.
-func (t lockTarget) isStores() bool { return filepath.Base(t.path) == "LOCK" }
+// key returns what marks need to know.
+func (t lockTarget) key() (dir, name string) { return filepath.Dir(t.path), filepath.Base(t.path) }
 
 // options checks the flags and returns those that are for the lock file.
 func (f *lockFlags) options(cmd *cobra.Command, t lockTarget) (lockfile.Options, error) {
@@ -263,8 +257,8 @@ func (a *app) lock(cmd *cobra.Command, t lockTarget, argv []string, f *lockFlags
 // checkNotNested refuses to take a lock that who runs us holds until we have ended.
 func (t lockTarget) checkNotNested() error {
 	dir, name := t.key()
-	if t.isStores() {
-		if err := checkNotUpdating(dir); err != nil {
+	if name == storeLock || name == mergeLock { // of a store, maybe
+		if err := checkNotNested(dir, storeLock); err != nil {
 			return err
 		}
 	}
@@ -296,7 +290,7 @@ func (a *app) openLock(cmd *cobra.Command, t lockTarget, opts lockfile.Options) 
 	if err := s.Close(); err != nil {
 		return nil, err
 	}
-	info, err := os.Stat(filepath.Join(t.dir, "LOCK"))
+	info, err := os.Stat(filepath.Join(t.dir, storeLock))
 	if err != nil {
 		return nil, err
 	}
@@ -392,13 +386,6 @@ func (a *app) runLocked(t lockTarget, argv []string, l *lockfile.Lock, f *lockFl
 		return 0, err
 	}
 	settings := []string{locked}
-	if t.isStores() {
-		updating, err := addMark(updatingEnv, dir, "")
-		if err != nil {
-			return 0, err
-		}
-		settings = append(settings, updating)
-	}
 	if t.dir != "" {
 		absolute, err := filepath.Abs(t.dir)
 		if err != nil {

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
+	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,80 +18,85 @@ import (
 // lock that took the same lock: for ever. They are told instead, through the
 // environment.
 const (
-	updatingEnv = "RECORDCTL_UPDATING" // marks of the stores whose LOCK our ancestors hold
+	updatingEnv = "RECORDCTL_UPDATING" // marks of the stores that our ancestors update
 	lockedEnv   = "RECORDCTL_LOCKED"   // marks of the lock files whose locks they hold
 )
 
-// A mark is "device:inode:pid" of a store's directory, or of a lock file's with
-// ":name" of the file, which has no space in it. The process is the holder: a mark that outlived it, in a daemon
-// that the command started, says nothing any more.
-func mark(dir os.FileInfo, name string) (string, bool) {
-	st, ok := dir.Sys().(*syscall.Stat_t)
-	if !ok {
-		return "", false
+// The lock files of a store itself. Who has its LOCK must not wait for MERGE:
+// others take them the other way round.
+const (
+	storeLock = "LOCK"
+	mergeLock = "MERGE"
+)
+
+// A mark is "pid:device:inode:name", of the holder, and of a lock file's
+// directory and name, without spaces. A mark that outlived the holder, in a
+// daemon that the command started, says nothing any more.
+func mark(pid int, place string) string { return strconv.Itoa(pid) + ":" + place }
+
+// placeOf returns the part of a mark that says which lock it is. Hard links to
+// a lock file are files of their own here.
+func placeOf(dir, name string) (string, error) {
+	var st syscall.Stat_t
+	if err := syscall.Stat(dir, &st); err != nil {
+		return "", &fs.PathError{Op: "stat", Path: dir, Err: err}
 	}
-	m := fmt.Sprintf("%d:%d:%d", st.Dev, st.Ino, os.Getpid())
-	if name != "" {
-		m += ":" + name
-	}
-	return m, true
+	return fmt.Sprintf("%d:%d:%s", st.Dev, st.Ino, url.PathEscape(name)), nil
 }
 
 // addMark returns the setting for a command's environment that says that we
-// hold the lock of the file of that name, or the store's own if there is none.
+// hold the lock.
 func addMark(env, dir, name string) (string, error) {
-	info, err := os.Stat(dir)
+	place, err := placeOf(dir, name)
 	if err != nil {
 		return "", err
 	}
-	m, _ := mark(info, name)
-	return env + "=" + strings.TrimSpace(os.Getenv(env)+" "+m), nil
+	return env + "=" + strings.TrimSpace(os.Getenv(env)+" "+mark(os.Getpid(), place)), nil
 }
 
 // heldByAncestor reports whether the environment says that a process which
-// waits for us holds the lock.
+// waits for us holds the lock. One that is gone counts if we have inherited the
+// lock from it: then it is ourselves whom we would wait for.
 func heldByAncestor(env, dir, name string) bool {
 	list := os.Getenv(env)
 	if list == "" {
 		return false
 	}
-	info, err := os.Stat(dir)
+	place, err := placeOf(dir, name)
 	if err != nil {
 		return false // no store yet, so nobody holds its lock
 	}
-	ours, ok := mark(info, name)
-	if !ok {
-		return false
-	}
 	return slices.ContainsFunc(strings.Fields(list), func(m string) bool {
-		pid, ok := samePlace(m, ours)
-		return ok && alive(pid)
+		before, ours := strings.CutSuffix(m, ":"+place)
+		pid, err := strconv.Atoi(before)
+		return ours && err == nil && pid > 0 && (alive(pid) || inherited(filepath.Join(dir, name)))
 	})
-}
-
-// samePlace compares two marks but for the process, and returns that of the
-// first.
-func samePlace(a, b string) (pid int, same bool) {
-	x, y := strings.SplitN(a, ":", 4), strings.SplitN(b, ":", 4)
-	if len(x) < 3 || len(x) != len(y) || x[0] != y[0] || x[1] != y[1] || !slices.Equal(x[3:], y[3:]) {
-		return 0, false
-	}
-	pid, err := strconv.Atoi(x[2])
-	return pid, err == nil && pid > 0
 }
 
 // alive reports whether there is such a process, ours or another user's.
 func alive(pid int) bool {
 	err := syscall.Kill(pid, 0)
-	return err == nil || err == fs.ErrPermission || err == syscall.EPERM
+	return err == nil || errors.Is(err, syscall.EPERM)
 }
 
-// checkNotUpdating refuses to change the store whose update runs us.
-func checkNotUpdating(dir string) error {
-	if !heldByAncestor(updatingEnv, dir, "") {
-		return nil
+// inherited reports whether lock --inherit has given us the lock file.
+func inherited(path string) bool {
+	const fd = 3
+	var ours, file syscall.Stat_t
+	return syscall.Fstat(fd, &ours) == nil && syscall.Stat(path, &file) == nil &&
+		ours.Dev == file.Dev && ours.Ino == file.Ino
+}
+
+// checkNotNested refuses to wait for a lock of the store in dir that who runs
+// us holds until we have ended.
+func checkNotNested(dir, name string) error {
+	switch {
+	case name == storeLock && heldByAncestor(updatingEnv, dir, name):
+		return fail(exitNested,
+			"a command under update may read the store; what it prints becomes the value",
+			"the update that runs this command holds the lock of %q until the command ends", dir)
+	case heldByAncestor(lockedEnv, dir, name):
+		return fail(exitNested, "", "the recordctl lock that runs this command holds %q until the command ends", filepath.Join(dir, name))
 	}
-	return fail(exitNested,
-		"a command under update may read the store; what it prints becomes the value",
-		"the update that runs this command holds the lock of %q until the command ends", dir)
+	return nil
 }

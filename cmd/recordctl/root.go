@@ -289,7 +289,7 @@ func (a *app) openWrite(cmd *cobra.Command, create bool, purpose string) (*store
 	if err != nil {
 		return nil, err
 	}
-	if err := checkNotUpdating(dir); err != nil {
+	if err := checkNotNested(dir, storeLock); err != nil {
 		return nil, err
 	}
 	s, err := store.Open(dir, &store.Options{NoCreate: !create, Purpose: purpose})
@@ -306,7 +306,7 @@ func openError(dir string, create bool, err error) error {
 	if missing && !create {
 		return fail(exitNoInput, "recordctl put KEY VALUE creates one", "there is no store in %q", dir)
 	}
-	if _, statErr := os.Lstat(filepath.Join(dir, "LOCK")); statErr == nil || errors.Is(statErr, fs.ErrPermission) {
+	if _, statErr := os.Lstat(filepath.Join(dir, storeLock)); statErr == nil || errors.Is(statErr, fs.ErrPermission) {
 		return err // of a store that is there, or that may be
 	}
 	switch code := describe(err).code; {
@@ -435,7 +435,7 @@ func (w *wait) update(s *store.Store, fn func(tx *store.Tx) error) (store.Revisi
 }
 
 // lockPath returns the path of the store's own lock.
-func lockPath(s *store.Store) string { return filepath.Join(s.Dir(), "LOCK") }
+func lockPath(s *store.Store) string { return filepath.Join(s.Dir(), storeLock) }
 
 // closeStore closes s after work that ended with err.
 func closeStore(s *store.Store, err *error) {
