@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -27,7 +28,7 @@ type stressFlags struct {
 	lock   lockStressFlags
 }
 
-func newStressCmd(*app) *cobra.Command {
+func newStressCmd(a *app) *cobra.Command {
 	var f stressFlags
 	cmd := &cobra.Command{
 		Use:   "stress",
@@ -91,7 +92,9 @@ a process failed. An interrupt ends the run early, and what there is is judged.`
   recordctl stress --lock --protocol naive`,
 		Args:              arguments(),
 		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return f.run(cmd) },
+		RunE: a.verb(func(cmd *cobra.Command, _ []string) error {
+			return a.stress(cmd, &f)
+		}),
 	}
 	flags := cmd.Flags()
 	flags.SortFlags = false
@@ -127,34 +130,44 @@ type stressResult interface {
 	Verdict() string
 }
 
-func (f *stressFlags) run(cmd *cobra.Command) error {
-	if err := f.fromRoot(cmd); err != nil {
+func (a *app) stress(cmd *cobra.Command, f *stressFlags) error {
+	if err := f.complete(a, cmd); err != nil {
 		return err
 	}
-	var sig signalError
-	ctx, cancel := context.WithCancelCause(cmd.Context())
-	defer cancel(nil)
-	sigs := catchSignals(func(err signalError) { cancel(err) })
-	defer sigs.stop()
+	var report *os.File
+	if f.report != "" { // that it cannot be made must not be noticed after an hour
+		var err error
+		if report, err = os.Create(f.report); err != nil {
+			return err
+		}
+		defer report.Close()
+	}
+	ctx, stop := interruptible()
+	defer stop()
 
 	var r stressResult
 	var err error
 	switch {
+	case f.lock.on && f.judge:
+		r, err = locks.Judge(f.History)
 	case f.lock.on:
-		r, err = f.lock.run(ctx, cmd, f.judge)
+		progress, clear := progressLine(a.stderr, lockProgress)
+		r, err = locks.Run(ctx, f.lock.Config, progress)
+		clear()
 	case f.judge:
 		r, err = stress.Judge(ctx, f.History, f.Store)
 	default:
-		progress, clear := progressLine(cmd.ErrOrStderr(), stressProgress)
+		progress, clear := progressLine(a.stderr, stressProgress)
 		r, err = stress.Run(ctx, f.Config, progress)
 		clear()
 	}
 	if err != nil {
-		return asFailure(err)
+		return f.explain(err)
 	}
-	if err := f.print(cmd, r); err != nil {
-		return asFailure(err)
+	if err := a.printStress(r, report); err != nil {
+		return err
 	}
+	var sig signalError
 	switch {
 	case !r.OK():
 		return fail(exitNo, "", "%s", r.Verdict())
@@ -164,17 +177,12 @@ func (f *stressFlags) run(cmd *cobra.Command) error {
 	return nil
 }
 
-// fromRoot takes over the flags that all verbs have, and checks what the
+// complete takes over the flags that all verbs have, and checks what the
 // Config cannot.
-func (f *stressFlags) fromRoot(cmd *cobra.Command) (err error) {
+func (f *stressFlags) complete(a *app, cmd *cobra.Command) error {
 	flags := cmd.Flags()
-	// Not the environment's store: it holds somebody's records.
-	if f.Store, err = flags.GetString("store"); err != nil {
-		return asFailure(err)
-	}
-	if f.Timeout, err = flags.GetDuration("timeout"); err != nil {
-		return asFailure(err)
-	}
+	f.Store = a.dir // not the environment's: it holds somebody's records
+	f.Timeout = a.timeout
 	if flags.Changed("seed") && f.Seed == 0 {
 		return usagef("", "--seed 0 is not a seed; begin with 1")
 	}
@@ -200,32 +208,25 @@ func (f *stressFlags) fromRoot(cmd *cobra.Command) (err error) {
 	return nil
 }
 
-// print prints the result as the flags say.
-func (f *stressFlags) print(cmd *cobra.Command, r stressResult) error {
+// printStress prints the result, and writes it to the report, if there is one.
+func (a *app) printStress(r stressResult, report *os.File) error {
 	content, err := json.Marshal(r)
 	if err != nil {
 		return err
 	}
 	content = append(content, '\n')
-	if f.report != "" {
-		if err := os.WriteFile(f.report, content, 0o666); err != nil {
-			return err
-		}
+	if a.json {
+		err = a.printBytes(content)
+	} else if err = r.Print(a.out); err == nil && r.OK() { // a verdict that is not ok goes to standard error
+		err = a.printf("%s\n", r.Verdict())
 	}
-	out := cmd.OutOrStdout()
-	asJSON, err := cmd.Flags().GetBool("json")
-	if err != nil {
+	if err != nil || report == nil {
 		return err
 	}
-	if asJSON {
-		_, err := out.Write(content)
+	if _, err := report.Write(content); err != nil {
 		return err
 	}
-	if err := r.Print(out); err != nil || !r.OK() {
-		return err // a verdict that is not ok goes to standard error
-	}
-	_, err = fmt.Fprintln(out, r.Verdict())
-	return err
+	return report.Close()
 }
 
 func stressProgress(p, last stress.Progress) string {
@@ -247,14 +248,17 @@ func progressLine[P any](w io.Writer, line func(p, last P) string) (show func(P)
 	return show, func() { fmt.Fprint(w, "\r\x1b[K") }
 }
 
-// asFailure gives an error its exit status. The command line was understood.
-func asFailure(err error) error {
+// explain gives an error its exit status.
+func (f *stressFlags) explain(err error) error {
 	switch {
 	case errors.Is(err, stress.ErrTaken), errors.Is(err, locks.ErrTaken):
 		return fail(exitCantCreate, "without --store and --history temporary ones are used", "%w", err)
 	case errors.Is(err, stress.ErrNoHistory):
 		return fail(exitNoInput, "bring those of all machines together below one directory, and name it with --history", "%w", err)
+	case f.judge && errors.Is(err, locks.ErrNothing):
+		return fail(exitNoInput, "", "%s: %w", f.History, err)
+	case f.judge && errors.Is(err, fs.ErrNotExist):
+		return fail(exitNoInput, "", "%w", err)
 	}
-	d := describe(err)
-	return &d
+	return err
 }

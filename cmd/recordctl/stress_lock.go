@@ -1,8 +1,6 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -73,20 +71,6 @@ func (f *lockStressFlags) fromRest(cmd *cobra.Command, rest *stressFlags) error 
 		return usagef("recordctl stress --help explains the flags", "stress: %w", err)
 	}
 	return nil
-}
-
-func (f *lockStressFlags) run(ctx context.Context, cmd *cobra.Command, judge bool) (stressResult, error) {
-	if judge {
-		r, err := locks.Judge(f.Notes)
-		if errors.Is(err, locks.ErrNothing) {
-			err = fail(exitNoInput, "", "%s: %w", f.Notes, err)
-		}
-		return r, err
-	}
-	progress, clear := progressLine(cmd.ErrOrStderr(), lockProgress)
-	r, err := locks.Run(ctx, f.Config, progress)
-	clear()
-	return r, err
 }
 
 func lockProgress(p, last locks.Progress) string {

@@ -132,7 +132,7 @@ func (r Result) Print(w io.Writer) error {
 			}
 		}
 		row("reads", "%d", r.Snapshots)
-		row("kills", "%d, %d of them within an operation", r.Kills, r.Open)
+		row("kills", "%d, which left %d attempts without an answer", r.Kills, r.Open)
 		row("refused", "%d", r.Refused)
 		row("timed out", "%d", r.TimedOut)
 		row("unknown", "%d", r.Unknown)

@@ -154,7 +154,7 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("a run needs at least one writer, not %d", c.Writers)
 	case c.Writers > maxSlots || c.Readers > maxSlots:
 		return c, fmt.Errorf("at most %d writers and %d readers a machine", maxSlots, maxSlots)
-	case c.Readers < 0, c.Duration < 0, c.QuestionWait < 0, c.Records < 0, c.Threads < 0, c.ReadPause < 0, c.KillEvery < 0, c.Timeout < 0:
+	case c.Readers < 0, c.Duration < 0, c.QuestionWait < 0, c.Records < 0, c.Threads < 0, c.ReadPause < 0, c.KillEvery < 0, c.Timeout < 0, c.Journal < 0:
 		return c, fmt.Errorf("a count or time is negative")
 	case c.Duration == 0 && c.QuestionWait == 0:
 		return c, fmt.Errorf("neither form is asked for")
