@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
@@ -17,6 +18,7 @@ import (
 // exportFlags are the flags of export.
 type exportFlags struct {
 	prefix, output     string
+	file               string // that output names, by way of links
 	meta, fresh, quiet bool
 }
 
@@ -41,7 +43,8 @@ the bytes, times and whole floats of msgpack.
 
 --output FILE writes a temporary file beside FILE and renames it when all of it
 is on disk: FILE is what it was, or the whole export. FILE must be a regular
-file, if it is there, and keeps its permissions. To standard output export
+file, if it is there, and keeps its permissions; it cannot be in the directory of
+the store. To standard output export
 writes while it reads: if it fails, or the line breaks, what came through are
 whole lines, and nothing in them says that some are missing.
 
@@ -73,7 +76,7 @@ func addQuiet(cmd *cobra.Command, quiet *bool) {
 func (a *app) export(cmd *cobra.Command, f *exportFlags) (err error) {
 	if f.output == "-" || f.output == "" && !cmd.Flags().Changed("output") {
 		f.output = ""
-	} else if err := checkOutput(f.output); err != nil {
+	} else if err := a.checkOutput(cmd, f); err != nil {
 		return err
 	}
 	sn, done, err := a.snapshot(cmd, f.fresh)
@@ -123,16 +126,55 @@ func exportTo(write func([]byte) error, sn *store.Snapshot, f *exportFlags, p *p
 	return nil
 }
 
-// checkOutput refuses a file that must not be replaced by another.
-func checkOutput(name string) error {
-	if name == "" {
+// checkOutput refuses a file that must not be replaced by another, and follows
+// links to it.
+func (a *app) checkOutput(cmd *cobra.Command, f *exportFlags) error {
+	if f.output == "" {
 		return usagef("", "export: --output is empty; it names a file")
 	}
-	info, err := os.Stat(name)
+	info, err := os.Stat(f.output)
 	if err == nil && !info.Mode().IsRegular() {
-		return usagef("to write into it, redirect standard output: recordctl export > FILE", "export: --output %q is not a regular file", name)
+		return usagef("to write into it, redirect standard output: recordctl export > FILE", "export: --output %q is not a regular file", f.output)
+	}
+	if f.file, err = followLinks(f.output); err != nil {
+		return fileError(f.output, err)
+	}
+	dir, err := a.storeDir(cmd)
+	if err != nil {
+		return err
+	}
+	own, ownErr := os.Stat(dir)
+	where, err := os.Stat(filepath.Dir(f.file))
+	if ownErr == nil && err == nil && os.SameFile(own, where) {
+		return usagef("", "export: --output %q is in the store's directory, which is for the store's files", f.output)
 	}
 	return nil // what else is wrong, creating a file beside it tells
+}
+
+// followLinks returns the file that a redirection to name would write or make,
+// of which only the directory need exist.
+func followLinks(name string) (string, error) {
+	for range 40 { // as the kernel does
+		dir, base := filepath.Split(name)
+		if dir == "" {
+			dir = "."
+		}
+		dir, err := filepath.EvalSymlinks(dir)
+		if err != nil {
+			return "", err
+		}
+		name = filepath.Join(dir, base)
+		target, err := os.Readlink(name)
+		switch {
+		case err != nil:
+			return name, nil //nolint:nilerr // it is no link, or not there yet
+		case filepath.IsAbs(target):
+			name = target
+		default:
+			name = dir + "/" + target // not Join, which takes "link/.." for nothing
+		}
+	}
+	return "", &fs.PathError{Op: "open", Path: name, Err: syscall.ELOOP}
 }
 
 // exportFile replaces the file f.output by one with the lines. A signal ends
@@ -142,12 +184,8 @@ func (a *app) exportFile(sn *store.Snapshot, f *exportFlags, p *progress) error 
 	sigs := catchSignals(func(err signalError) { caught <- err })
 	defer sigs.stop()
 
-	name := f.output
-	if target, err := filepath.EvalSymlinks(name); err == nil {
-		name = target // as a redirection would, and not the link
-	}
-	dir := filepath.Dir(name)
-	file, err := renameio.NewPendingFile(name, renameio.WithTempDir(dir), renameio.WithPermissions(0o666), renameio.WithExistingPermissions())
+	dir := filepath.Dir(f.file)
+	file, err := renameio.NewPendingFile(f.file, renameio.WithTempDir(dir), renameio.WithPermissions(0o666), renameio.WithExistingPermissions())
 	if err != nil {
 		return fileError(f.output, err)
 	}
