@@ -162,7 +162,7 @@ func describe(err error) failure {
 	case errors.Is(err, store.ErrUnsafeDir):
 		f.code = exitCantCreate
 	case errors.Is(err, store.ErrReadOnly), errors.Is(err, fs.ErrPermission):
-		f.code, f.hint = exitNoPerm, "nothing was changed; ls -ld shows who may write there"
+		f.code, f.hint = exitNoPerm, "nothing was changed; ls -ld shows who may read and write there"
 	case errors.Is(err, store.ErrReplaced):
 		f.code = exitIO
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
@@ -185,6 +185,17 @@ func lockedError(held *lockfile.HeldError, limit time.Duration) error {
 		hint = "a longer --timeout waits longer"
 	}
 	return &failure{code: exitLocked, msg: msg, hint: hint, err: held}
+}
+
+// inputStatus is the status if an input cannot be read because of err.
+func inputStatus(err error) int {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return exitNoInput
+	}
+	if code := describe(err).code; code != exitSoftware {
+		return code
+	}
+	return exitIO // a reader may have errors of its own
 }
 
 // errNoRecord is the answer no of verbs that need a record.

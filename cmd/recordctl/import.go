@@ -107,7 +107,7 @@ func (a *app) importFile(cmd *cobra.Command, name string, f *importFlags) (err e
 	if name != "-" {
 		file, err := os.Open(name)
 		if err != nil {
-			return fail(exitNoInput, "", "import: read %q: %w", name, bare(err))
+			return fail(inputStatus(err), "", "import: read %q: %w", name, bare(err))
 		}
 		defer file.Close()
 		in = file
@@ -320,9 +320,9 @@ func (im *importer) lineFailed(line int, err error) error {
 		name = "standard input"
 	}
 	if line > 0 {
-		return fail(exitNoInput, "", "read %q after line %d: %w", name, line, bare(err))
+		return fail(inputStatus(err), "", "read %q after line %d: %w", name, line, bare(err))
 	}
-	return fail(exitNoInput, "", "read %q: %w", name, bare(err))
+	return fail(inputStatus(err), "", "read %q: %w", name, bare(err))
 }
 
 // failed adds to an error what has been committed all the same.
@@ -342,7 +342,7 @@ func (im *importer) failed(err error) error {
 		f.msg += fmt.Sprintf("; stored before it: lines 1 to %d (%s)", im.line, count(im.records, "record"))
 		f.hint = strings.TrimPrefix(f.hint, "nothing was changed; ")
 		if f.hint == "" && f.code != exitLocked {
-			f.hint = fmt.Sprintf("to go on from there: tail -n +%d FILE | recordctl import", im.line+1)
+			f.hint = fmt.Sprintf("to go on from there, with the same flags: tail -n +%d FILE | recordctl import", im.line+1)
 		}
 	case !open:
 		f.msg += "; nothing was stored"

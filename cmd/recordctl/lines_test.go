@@ -368,7 +368,7 @@ func TestImportReadFails(t *testing.T) {
 		code int
 		want string
 	}{
-		{"error", failingReader{errors.New("broken")}, exitNoInput, `recordctl: import: read "standard input" after line 2: broken; stored before it: lines 1 to 2 (2 records)` + "\n"},
+		{"error", failingReader{errors.New("broken")}, exitIO, `recordctl: import: read "standard input" after line 2: broken; stored before it: lines 1 to 2 (2 records)` + "\n"},
 		{"panic", panicReader{}, exitSoftware, "recordctl: import: internal error: boom; stored before it: lines 1 to 2 (2 records)\n"},
 	} {
 		dir := filepath.Join(t.TempDir(), "s")

@@ -274,10 +274,17 @@ func (t lockTarget) checkNotNested() error {
 // openPathLock opens the lock file of a PATH.
 func openPathLock(t lockTarget, opts lockfile.Options) (*lockfile.File, error) {
 	file, err := lockfile.Open(t.path, &opts)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fail(exitCantCreate, "the directory must exist", "%w", err)
+	if err == nil {
+		return file, nil
 	}
-	return file, err
+	_, statErr := os.Lstat(t.path)
+	switch f := describe(err); {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
+		return nil, fail(exitCantCreate, "the directory must exist", "%w", err)
+	case errors.Is(statErr, fs.ErrNotExist) && (f.code == exitIO || f.code == exitNoPerm):
+		return nil, fail(exitCantCreate, f.hint, "%w", err)
+	}
+	return nil, err
 }
 
 // openLock opens the file of a store's lock, with the permissions of the store's

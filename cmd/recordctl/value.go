@@ -95,7 +95,7 @@ func readFile(name string) ([]byte, error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			hint = "a value that begins with @ is the name of a file; for the value itself add --literal"
 		}
-		return nil, fail(exitNoInput, hint, "read %q: %w", name, bare(err))
+		return nil, fail(inputStatus(err), hint, "read %q: %w", name, bare(err))
 	}
 	defer f.Close()
 	return readAll(name, f)
@@ -105,7 +105,7 @@ func readFile(name string) ([]byte, error) {
 func readAll(name string, r io.Reader) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(r, store.MaxValueSize+1))
 	if err != nil {
-		return nil, fail(exitNoInput, "", "read %q: %w", name, bare(err))
+		return nil, fail(inputStatus(err), "", "read %q: %w", name, bare(err))
 	}
 	if len(data) > store.MaxValueSize {
 		return nil, fail(exitData, "", "%q: more than the %d bytes that a value may have", name, store.MaxValueSize)
