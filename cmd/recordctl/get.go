@@ -22,7 +22,8 @@ so that get KEY > FILE is the way back from put KEY @FILE. (On a terminal a
 newline follows a value that has none.) A value of another codec is printed as
 JSON on one line. With --json the whole record is printed as one JSON object:
 key, revision, time, expires (null: never), codec and value. A key that is not
-UTF-8 is in key_base64 in place of key.
+UTF-8 is in key_base64 in place of key; the value of a raw record that is not
+UTF-8 is {"base64":"..."}.
 
 Get takes no lock, waits for nobody and changes nothing. What it prints is one
 committed state. On a network file system that may be a slightly old one;

@@ -87,6 +87,10 @@ ofd, programs that lock the whole file by fcntl(2) are excluded too.`,
   recordctl lock --store s deploy -- make deploy
   recordctl lock --store s index --shared --timeout 30s --for "nightly report" -- ./report`,
 		Args: cobra.ArbitraryArgs,
+		// Files, which cobra would not offer where there are verbs.
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			return nil, cobra.ShellCompDirectiveDefault
+		},
 		RunE: a.verb(func(cmd *cobra.Command, args []string) error {
 			own, argv, err := commandArgs(cmd, args, 0, "PATH")
 			if err != nil {

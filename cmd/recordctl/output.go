@@ -16,7 +16,9 @@ package main
 //   - get prints a raw value byte for byte. Values of other codecs, and
 //     everything under --json, are JSON, one value a line.
 //   - Output that cannot be written is an error (74), never ignored; but a
-//     reader that goes away (list | head) ends the command silently.
+//     reader that goes away (list | head) ends the command silently. Not seen
+//     is a standard output that whoever started us had closed: Go opens
+//     /dev/null in its place.
 
 import (
 	"bufio"

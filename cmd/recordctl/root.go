@@ -187,8 +187,11 @@ func newHelpCmd(a *app) *cobra.Command {
 		},
 		RunE: a.verb(func(cmd *cobra.Command, args []string) error {
 			c, rest, err := cmd.Root().Find(args)
-			if err != nil || len(rest) > 0 {
+			switch {
+			case err != nil || len(rest) > 0 && c == cmd.Root():
 				return unknownVerb(cmd.Root(), args[0])
+			case len(rest) > 0:
+				return usagef("recordctl help "+strings.Join(args[:len(args)-len(rest)], " ")+" shows what there is", "there is no verb %q", strings.Join(args, " "))
 			}
 			c.InitDefaultHelpFlag()
 			return c.Help()
