@@ -320,17 +320,18 @@ func (a *app) openLock(cmd *cobra.Command, t lockTarget, opts lockfile.Options) 
 
 // takeLock takes the lock. Afterwards w no longer catches signals.
 func takeLock(file *lockfile.File, w *wait, f *lockFlags) (*lockfile.Lock, error) {
-	if f.nonblock {
-		if f.shared {
-			return file.TryRLock(f.purpose)
-		}
-		return file.TryLock(f.purpose)
+	var l *lockfile.Lock
+	var err error
+	switch {
+	case f.nonblock && f.shared:
+		l, err = file.TryRLock(f.purpose)
+	case f.nonblock:
+		l, err = file.TryLock(f.purpose)
+	case f.shared:
+		l, err = file.RLock(w, f.purpose)
+	default:
+		l, err = file.Lock(w, f.purpose)
 	}
-	lock := file.Lock
-	if f.shared {
-		lock = file.RLock
-	}
-	l, err := lock(w, f.purpose)
 	w.sigs.stop()
 	if cause := w.had(); err == nil && cause != nil { // both came at once, and the lock's context has ended
 		_ = l.Unlock()

@@ -134,6 +134,29 @@ func TestSignalDuringUpdate(t *testing.T) {
 	a.kept.stop()
 }
 
+// One that comes just before the command of update does, which would not know of
+// it, keeps it from being run.
+func TestSignalBeforeCommand(t *testing.T) {
+	ours := make(chan os.Signal, 1)
+	signal.Notify(ours, syscall.SIGTERM)
+	defer signal.Stop(ours)
+	dir := t.TempDir()
+	a := newApp(strings.NewReader(""), &bytes.Buffer{}, &bytes.Buffer{})
+	a.kept = catchSignals(func(signalError) {})
+	if err := syscall.Kill(os.Getpid(), syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	<-a.kept.ended
+	ran := filepath.Join(dir, "ran")
+	_, err := a.filter(dir, store.Record{Key: "k"}, nil, []string{"touch", ran})
+	if code := describe(err).code; code != exitSignal+int(syscall.SIGTERM) {
+		t.Errorf("got error %v, status %d", err, code)
+	}
+	if _, err := os.Stat(ran); err == nil {
+		t.Error("the command was run")
+	}
+}
+
 // Who waits and is told to end just when he gets the lock either ends or has it.
 func TestWaitEndsOrHas(t *testing.T) {
 	for range 1000 {

@@ -14,6 +14,7 @@ type signals struct {
 	ch    chan os.Signal
 	done  chan struct{} // closed by stop
 	ended chan struct{} // closed when the function has been called, or never will be
+	sig   *signalError  // the signal, if one came; set before ended is closed
 }
 
 // endingSignals are the signals that ask a process to end, less those that
@@ -46,9 +47,20 @@ func catchSignals(caught func(signalError)) *signals {
 				return
 			}
 		}
-		caught(signalError{sig.(syscall.Signal)})
+		s.sig = &signalError{sig.(syscall.Signal)}
+		caught(*s.sig)
 	}()
 	return s
+}
+
+// came returns the signal that was caught, nil if none was.
+func (s *signals) came() *signalError {
+	select {
+	case <-s.ended:
+		return s.sig
+	default:
+		return nil
+	}
 }
 
 // stop gives the signals back their ordinary effect. For one that came before,

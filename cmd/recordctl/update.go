@@ -148,7 +148,10 @@ func (a *app) filter(dir string, old store.Record, text []byte, argv []string) (
 		"RECORDCTL_KEY="+old.Key,
 		"RECORDCTL_EXISTS="+exists,
 		"RECORDCTL_REVISION="+strconv.FormatUint(uint64(old.Revision), 10))
-	status, err := runChild(child)
+	status := childStatus{signaled: a.kept.came()} // of which the command would not know
+	if status.signaled == nil {
+		status, err = runChild(child)
+	}
 	if err == nil || errors.Is(err, errOutputHeld) {
 		if failed := status.failed(argv[0], output); failed != "" {
 			return nil, &failure{code: status.exitCode(output), msg: fmt.Sprintf("update %q: %s; nothing was written", old.Key, failed)}
