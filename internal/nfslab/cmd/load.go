@@ -93,7 +93,7 @@ func (l load) result(ctx context.Context, st *stage) (stress.Result, []string, e
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if l.links {
-		script := `mkdir "$0" && recordctl lock --mechanism link "$0/LOCK" -- recordctl lock --mechanism link "$0/MERGE" -- true`
+		script := `mkdir "$0" && for f in LOCK MERGE; do recordctl lock --mechanism link "$0/$f" -- true || exit; done`
 		if _, err := st.lab.Client(0).Run(ctx, "sh", "-c", script, st.store()); err != nil {
 			return stress.Result{}, nil, err
 		}
