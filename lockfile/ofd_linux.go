@@ -130,14 +130,14 @@ func (l *ofd) join() error {
 	return l.attempt(true) // the lock on byte 0 is kept if it fails
 }
 
-// enter takes a place in the queue, and returns errBusy. It waits for the gate, which
+// enter takes a place in the queue, if there is one, and returns errBusy. It waits for the gate, which
 // nobody holds for long. That the lock may be free by now is left to await: over a
 // network each step at the gate keeps all who come.
 func (l *ofd) enter(shared bool) error {
-	if !l.queue {
-		return l.attempt(shared)
-	}
 	l.left.Store(false)
+	if !l.queue {
+		return errBusy
+	}
 	if err := l.wait(l.ticketType(), gate, 1, true); err != nil {
 		return err
 	}

@@ -8,12 +8,14 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/recordstore/recordstore/codec"
 	"github.com/recordstore/recordstore/internal/boot"
+	"github.com/recordstore/recordstore/internal/fstype"
 	_ "github.com/recordstore/recordstore/internal/platform" // refuses other operating systems
 	"github.com/recordstore/recordstore/internal/vfs"
 	"github.com/recordstore/recordstore/lockfile"
@@ -325,12 +327,23 @@ const linkLease = 15 * time.Second
 
 // openLockFile opens LOCK or MERGE.
 func (s *Store) openLockFile(name string) (locker, error) {
-	lock, err := s.sys.openLock(s.path(name), &lockfile.Options{Mode: s.opts.Mode, Lease: linkLease})
+	lock, err := s.sys.openLock(s.path(name), &lockfile.Options{Mode: s.opts.Mode, Lease: linkLease, NoQueue: s.serverQueues()})
 	// Where no store was found, it may be anybody's file.
 	if s.cur.Load() != nil && errors.Is(err, lockfile.ErrNotLockFile) {
 		err = fmt.Errorf("%w; it holds no records: when nobody uses the store, it may be removed", err)
 	}
 	return lock, err
+}
+
+// serverQueues tells whether those who wait for a lock do so on a server, which serves
+// them in the order in which they came, as with NFS 3: a queue of our own is then only
+// more calls. (Only exclusive locks are taken, which is where that order is fair.)
+func (s *Store) serverQueues() bool {
+	if !s.network.Load() {
+		return false
+	}
+	m, err := fstype.MountOf(s.dir)
+	return err == nil && slices.Contains(m.Options, "vers=3")
 }
 
 // Close waits for the updates under way, and for what they have left to be done
