@@ -96,7 +96,7 @@ var mutants = []mutant{
 	},
 	{
 		"network: stands though its base is gone", "store/publish.go",
-		"if ok, err := s.still(base); ok || err != nil {", "if ok, err := true, error(nil); ok || err != nil {", "^TestOrphanIsHighest$",
+		"switch ok, err := s.still(base); {", "switch ok, err := true, error(nil); {", "^TestOrphanIsHighest$",
 	},
 	{
 		"network: a base that was guessed is not looked at", "store/update.go",
