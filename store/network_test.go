@@ -35,6 +35,18 @@ func (d staleDir) ReadDir(dir string) ([]string, error) {
 	return d.Disk.ReadDir(dir)
 }
 
+// openStale opens a store in such a directory.
+func openStale(t *testing.T) (*simMachine, staleDir, *Store) {
+	t.Helper()
+	m := newMachine(faultfs.NewDisk(), 1)
+	dir := newStaleDir(m.disk)
+	sys := m.system(plain(m.disk))
+	sys.fs = dir
+	s := mustOpen(t, simDir, &Options{Network: true}, sys)
+	t.Cleanup(func() { s.Close() })
+	return m, dir, s
+}
+
 // remember has the directory shown as it is now, when the function returned is called.
 func (d staleDir) remember(t *testing.T) (show func()) {
 	t.Helper()
@@ -48,12 +60,7 @@ func (d staleDir) remember(t *testing.T) (show func()) {
 // A stale listing is no reason to say that the store was replaced, nor to wait: what was
 // seen is there. If it is not, who has no time to look again is told that.
 func TestStaleListing(t *testing.T) {
-	m := newMachine(faultfs.NewDisk(), 1)
-	dir := newStaleDir(m.disk)
-	sys := m.system(plain(m.disk))
-	sys.fs = dir
-	s := mustOpen(t, simDir, &Options{Network: true}, sys)
-	defer s.Close()
+	m, dir, s := openStale(t)
 	mustUpdate(t, s, "w/0")
 	show := dir.remember(t)
 	mustUpdate(t, s, "w/1")
@@ -153,12 +160,7 @@ func TestManyPass(t *testing.T) {
 // link says that the name is taken, and it is, but the listing is old: another's commit on
 // the same base is an answer.
 func TestTakenUnlisted(t *testing.T) {
-	m := newMachine(faultfs.NewDisk(), 1)
-	dir := newStaleDir(m.disk)
-	sys := m.system(plain(m.disk))
-	sys.fs = dir
-	s := mustOpen(t, simDir, &Options{Network: true}, sys)
-	defer s.Close()
+	m, dir, s := openStale(t)
 	other := mustOpen(t, simDir, &Options{Network: true}, m.system(plain(m.disk)))
 	defer other.Close()
 	mustUpdate(t, s, "s/0")

@@ -64,6 +64,9 @@ func (cr *crew) work(ctx context.Context) error {
 func (cr *crew) awaitAll(ctx context.Context) {
 	late := time.NewTimer(time.Duration(cr.Records) * (cr.Timeout + cr.QuestionWait))
 	defer late.Stop()
+	if cr.progress != nil {
+		cr.progress(cr.total)
+	}
 	for len(cr.Alive) > 0 {
 		select {
 		case <-ctx.Done():

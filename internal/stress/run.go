@@ -21,8 +21,8 @@ type Progress struct {
 
 // Run runs the processes, waits until all are gone, and judges what they did.
 // When ctx is done it stops them before their time, and judges what there is.
-// Progress, if it is not nil, is called a few times a second from Run's
-// goroutine.
+// Progress, if it is not nil, is called from Run's goroutine: when the first form
+// begins, and a few times a second in the hard form.
 //
 // Faults that the judge found, and workers that failed, are in the Result. An
 // error says that there was no run, or nothing to judge by.

@@ -187,13 +187,7 @@ func TestInterruptedQuestion(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	go func() {
-		for !allReady(c.History, 3) {
-			time.Sleep(time.Millisecond)
-		}
-		cancel()
-	}()
-	r, err := Run(ctx, c, nil)
+	r, err := Run(ctx, c, func(Progress) { cancel() }) // all have begun
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -201,12 +195,6 @@ func TestInterruptedQuestion(t *testing.T) {
 	if !r.Interrupted {
 		t.Error("not said to be interrupted")
 	}
-}
-
-// allReady reports whether n processes have made their histories.
-func allReady(dir string, n int) bool {
-	paths, _ := filepath.Glob(filepath.Join(dir, "*"+historySuffix))
-	return len(paths) == n
 }
 
 // TestFailureIsReported takes the store away from under its users, which no
