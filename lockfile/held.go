@@ -27,10 +27,14 @@ type Lock struct {
 
 	// io is held in all that is done with the file, which may block for long if that
 	// is on a server. It is taken before mu, and protects h, which Unlock gives up
-	// last, and given.
-	io    sync.Mutex
-	h     *handle
-	given []*os.File // descriptors for children, see Inherit
+	// last, given and recorded.
+	io       sync.Mutex
+	h        *handle
+	given    []*os.File // descriptors for children, see Inherit
+	recorded bool       // the holder's record is this Lock's, and to be cleared
+
+	since time.Time   // when it was taken
+	later *time.Timer // records the holder, with Options.RecordAfter; else nil
 
 	mu       sync.Mutex                // protects what follows
 	released bool                      // or being released
@@ -40,17 +44,48 @@ type Lock struct {
 	stop     chan struct{}             // ends watch; nil if that does not run, and then there are no cancels
 }
 
-// newLock makes the holder known.
+// newLock makes the holder known, or sees to it.
 func (f *File) newLock(ctx context.Context, h *handle, shared bool, purpose string) *Lock {
-	if !shared {
-		h.announce(purpose)
-	}
 	l := &Lock{f: f, shared: shared, purpose: purpose, id: h.fileID, parent: ctx, h: h}
 	if m, ok := h.locker.(losable); ok {
 		l.gone = m.lost()
 	}
+	switch {
+	case shared:
+	case f.opts.NoRecord:
+		h.sweep()
+	case f.opts.RecordAfter > 0:
+		h.sweep()
+		l.since = time.Now()
+		l.later = time.AfterFunc(f.opts.RecordAfter, l.recordLate)
+	default:
+		l.since = time.Now()
+		_ = l.record(h)
+	}
 	return l
 }
+
+// record records the holder. It is called with l.io held, or by newLock.
+func (l *Lock) record(h *handle) error {
+	l.recorded = true
+	return h.announce(l.purpose, l.since)
+}
+
+// recordLate records the holder, if that has not been done by now, for other machines
+// too. As everywhere, the record is a courtesy; but see write.
+func (l *Lock) recordLate() {
+	_ = l.write("record", func(h *handle) error {
+		if l.recorded {
+			return nil
+		}
+		if err := l.record(h); err != nil {
+			return err
+		}
+		return h.sync()
+	})
+}
+
+func (h *handle) sync() error { return ignoringEINTR(func() error { return unix.Fsync(h.fd) }) }
 
 // Unlock releases the lock. It does so once: every further call changes nothing
 // and returns an error that wraps [ErrReleased]. After any other error the lock
@@ -70,6 +105,9 @@ func (l *Lock) Unlock() error {
 		l.endLocked(l.f.error("lock", ErrReleased))
 	}
 	l.mu.Unlock()
+	if l.later != nil {
+		l.later.Stop()
+	}
 
 	l.io.Lock()
 	defer l.io.Unlock()
@@ -83,7 +121,7 @@ func (l *Lock) Unlock() error {
 	}
 	// The record stays for as long as the children have the lock, and is not ours
 	// to clear once somebody else has it.
-	if !l.shared && !l.inherited() && lost == nil {
+	if l.recorded && !l.inherited() && lost == nil {
 		l.h.withdraw()
 	}
 	h := l.h
@@ -417,19 +455,33 @@ func (l *Lock) WriteData(p []byte) error {
 	return l.write("write", func(h *handle) error { return h.writeAt(encodeData(p), dataOffset) })
 }
 
+// ReadData returns what [Lock.WriteData] has stored, as [File.ReadData] does, but does not
+// open the file anew.
+func (l *Lock) ReadData() (data []byte, err error) {
+	err = l.use("read", func(h *handle) error {
+		var b [dataSize]byte
+		if _, err := h.readAt(b[:], dataOffset); err != nil {
+			return err
+		}
+		data, err = decodeData(b[:])
+		return err
+	})
+	return data, err
+}
+
 // Sync flushes what was written to the lock file: by WriteData, and the holder's
-// record, which it writes once more if the lock is exclusive. On NFS 4 an error of
+// record, which it writes once more if there is one of this lock's. On NFS 4 an error of
 // WriteData or Sync such as EIO is how a client learns that the lease of its locks ran
 // out, and that somebody else may have, or have had, the lock; who still has it can
 // write.
 func (l *Lock) Sync() error {
 	return l.write("sync", func(h *handle) error {
-		if !l.shared && h.record != nil {
+		if l.recorded {
 			if err := h.writeRecord(); err != nil {
 				return err
 			}
 		}
-		return ignoringEINTR(func() error { return unix.Fsync(h.fd) })
+		return h.sync()
 	})
 }
 

@@ -35,6 +35,9 @@ func (l *Lock) Inherit(cmd *exec.Cmd) error {
 		if err != nil {
 			return err
 		}
+		if l.later != nil && !l.recorded {
+			_ = l.record(h) // for when this process has ended
+		}
 		// The handle and not the Lock remembers it: other Locks may share the handle,
 		// and the last of them must not unlock it either.
 		l.f.mu.Lock()

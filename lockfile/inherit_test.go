@@ -70,14 +70,18 @@ func TestInherit(t *testing.T) {
 	for _, m := range []Mechanism{defaultMechanism, Flock} {
 		t.Run(m.String(), func(t *testing.T) {
 			withMechanism(t, m)
-			testInherit(t)
+			testInherit(t, Options{Mechanism: m})
+		})
+		t.Run(m.String()+" recorded late", func(t *testing.T) { // what is inherited is recorded at once
+			withMechanism(t, m)
+			testInherit(t, Options{Mechanism: m, RecordAfter: time.Hour})
 		})
 	}
 }
 
-func testInherit(t *testing.T) {
+func testInherit(t *testing.T, opts Options) {
 	path := lockPath(t)
-	f, g := mustOpen(t, path), mustOpen(t, path)
+	f, g := openWith(t, path, opts), mustOpen(t, path)
 	held := func(when string) {
 		t.Helper()
 		if _, err := g.TryLock(""); !errors.Is(err, ErrLocked) {

@@ -327,7 +327,7 @@ func TestInspectSettles(t *testing.T) {
 				t.Fatal(err)
 			}
 			said := make(chan struct{})
-			time.AfterFunc(time.Millisecond, func() { h.announce("late"); close(said) })
+			time.AfterFunc(time.Millisecond, func() { _ = h.announce("late", time.Now()); close(said) })
 			if mustInspect(t, path).Holder.Purpose == "late" {
 				known++
 			}

@@ -348,6 +348,16 @@ type Options struct {
 	// lock; left later, it is shown until somebody writes another.
 	NoRecord bool
 
+	// RecordAfter is how long the lock has to be held for its holder to be recorded, and
+	// the record flushed, so that other machines see it too. 0 is for at once, and without
+	// a flush. On a network file system, where a record written at once costs each holder
+	// calls of the server and is yet not sent to it for as long as the client likes (half a minute
+	// with Linux's NFS), 100 ms serves all better. Who asks before that is told that
+	// somebody has the lock, and not who. As with NoRecord, one is cleared that somebody
+	// left who died before the File first takes the lock; left later, it is shown until there is
+	// another.
+	RecordAfter time.Duration
+
 	// OnWait, if it is not nil, is called when somebody begins to wait, and again
 	// whenever what it is told has changed, which is looked at about every 100 ms.
 	// It is not called for a lock that is had within 5 ms.

@@ -935,6 +935,7 @@ func TestUnlockOnce(t *testing.T) {
 	for what, err := range map[string]error{
 		"Check":     l.Check(),
 		"WriteData": l.WriteData(nil),
+		"ReadData":  func() error { _, err := l.ReadData(); return err }(),
 		"Stat":      func() error { _, err := l.Stat(); return err }(),
 	} {
 		if !errors.Is(err, ErrReleased) {
@@ -1321,9 +1322,14 @@ func TestHolder(t *testing.T) {
 func TestData(t *testing.T) {
 	path := lockPath(t)
 	f := mustOpen(t, path)
+	var l *Lock
 	read := func(want []byte) {
 		t.Helper()
-		for _, read := range []func() ([]byte, error){f.ReadData, func() ([]byte, error) { return ReadData(path) }} {
+		reads := []func() ([]byte, error){f.ReadData, func() ([]byte, error) { return ReadData(path) }}
+		if l != nil {
+			reads = append(reads, l.ReadData)
+		}
+		for _, read := range reads {
 			got, err := read()
 			if err != nil || !bytes.Equal(got, want) || (got == nil) != (want == nil) {
 				t.Errorf("read %q, %v; want %q", got, err, want)
@@ -1331,7 +1337,7 @@ func TestData(t *testing.T) {
 		}
 	}
 	read(nil)
-	l := mustLock(t, f, "")
+	l = mustLock(t, f, "")
 	read(nil)
 	for _, p := range [][]byte{[]byte("boot id"), {}, bytes.Repeat([]byte{0xff}, MaxData), {0}} {
 		if err := l.WriteData(p); err != nil {
@@ -1343,12 +1349,15 @@ func TestData(t *testing.T) {
 		t.Error("too much was stored")
 	}
 	mustUnlock(t, l)
+	l = nil
 	read([]byte{0})
-	r := mustRLock(t, f)
-	if err := r.WriteData([]byte("x")); err == nil {
+	l = mustRLock(t, f)
+	if err := l.WriteData([]byte("x")); err == nil {
 		t.Error("stored under a shared lock")
 	}
-	mustUnlock(t, r)
+	read([]byte{0})
+	mustUnlock(t, l)
+	l = nil
 	read([]byte{0})
 
 	file, err := os.OpenFile(path, os.O_WRONLY, 0)

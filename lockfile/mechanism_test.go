@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -311,6 +312,78 @@ func TestNoQueueAbandoned(t *testing.T) {
 	mustUnlock(t, receive(t, w))
 }
 
+// recordIn returns what is in the place of the holder's record, but for zeros.
+func recordIn(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Trim(string(b[headerSize:min(len(b), headerSize+holderSize)]), "\x00")
+}
+
+// With RecordAfter who holds the lock for less leaves no trace, and who holds it for longer
+// is named, as having it since he took it.
+func TestRecordAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const after = 10 * time.Second
+		path := lockPath(t)
+		f := openWith(t, path, Options{RecordAfter: after})
+		pass := func(d time.Duration) {
+			time.Sleep(d)
+			synctest.Wait()
+		}
+		check := func(when, want string, since time.Time) {
+			t.Helper()
+			h, ok, err := f.Holder()
+			if err != nil || ok != (want != "") || h.Purpose != want || ok && !h.Since.Equal(since) || (recordIn(t, path) != "") != ok {
+				t.Errorf("%s: %q since %v, %v; want %q since %v", when, h.Purpose, h.Since, err, want, since)
+			}
+		}
+		for range 2 { // the second time with a handle that has been used
+			taken := time.Now()
+			l := mustLock(t, f, "long")
+			pass(after - 1)
+			if err := l.Sync(); err != nil {
+				t.Error(err)
+			}
+			check("before", "", taken)
+			pass(1)
+			check("after", "long", taken)
+			if err := l.Sync(); err != nil {
+				t.Error(err)
+			}
+			check("synced", "long", taken)
+			mustUnlock(t, l)
+			check("released", "", taken)
+		}
+		for range 3 {
+			l := mustLock(t, f, "short")
+			pass(after - 1)
+			mustUnlock(t, l)
+		}
+		l := mustLock(t, f, "short")
+		pass(1) // what was for those before says nothing of this one
+		check("short", "", time.Time{})
+		mustUnlock(t, l)
+		pass(after)
+		check("free", "", time.Time{})
+		r := mustRLock(t, f)
+		pass(after)
+		check("shared", "", time.Time{})
+		mustUnlock(t, r)
+
+		// What somebody left who died goes at once, as nobody may write another for long.
+		l = mustLock(t, openWith(t, path, Options{}), "dead")
+		l.h.close()
+		if recordIn(t, path) == "" {
+			t.Fatal("there is no record to start with")
+		}
+		mustUnlock(t, mustLock(t, openWith(t, path, Options{RecordAfter: after}), ""))
+		check("left by another", "", time.Time{})
+	})
+}
+
 func TestNoRecord(t *testing.T) {
 	path := lockPath(t)
 	f := openWith(t, path, Options{NoRecord: true})
@@ -318,13 +391,7 @@ func TestNoRecord(t *testing.T) {
 	// As if somebody had died.
 	l := mustLock(t, g, "dead")
 	l.h.close()
-	record := func() string {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return strings.Trim(string(b[headerSize:min(len(b), headerSize+holderSize)]), "\x00")
-	}
+	record := func() string { return recordIn(t, path) }
 	if record() == "" {
 		t.Fatal("there is no record to start with")
 	}

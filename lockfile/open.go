@@ -515,16 +515,12 @@ func (h *handle) close() error {
 
 // announce records that this process holds the lock. The record is a courtesy, and
 // failing to write it, on a full disk perhaps, no reason not to lock.
-func (h *handle) announce(purpose string) {
-	if h.opts.NoRecord {
-		h.sweep()
-		return
-	}
+func (h *handle) announce(purpose string, since time.Time) error {
 	if h.record == nil {
 		h.record = append(h.header(), encodeHolder(self())...)
 	}
-	updateHolder(h.record[holderOffset:], purpose, time.Now(), newClaim())
-	_ = h.writeRecord()
+	updateHolder(h.record[holderOffset:], purpose, since, newClaim())
+	return h.writeRecord()
 }
 
 // writeRecord writes the record. If the file has been cut off, or the header says which
@@ -549,11 +545,7 @@ func (h *handle) writeRecord() error {
 }
 
 // withdraw clears the record.
-func (h *handle) withdraw() {
-	if !h.opts.NoRecord {
-		_ = h.writeAt(noHolder[:], holderOffset)
-	}
-}
+func (h *handle) withdraw() { _ = h.writeAt(noHolder[:], holderOffset) }
 
 var noHolder [holderSize]byte
 

@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"io/fs"
 	"os"
@@ -167,6 +168,7 @@ func TestTakenUnlisted(t *testing.T) {
 	show := dir.remember(t)
 	mustUpdate(t, other, "o/0")
 	show()
+	setHint(t, m) // or it would be known of
 	runs := 0
 	_, err := s.Update(t.Context(), func(tx *Tx) error {
 		if runs++; runs == 2 { // the first run's commit was refused
@@ -561,9 +563,9 @@ func (c createModes) CreateTemp(dir string, perm fs.FileMode) (vfs.File, error) 
 }
 
 // What a commit asks of the file system over a network, besides its own file. It lists the
-// directory after publishing, and before if others may have written, and looks at the base
+// directory after publishing, and before if LOCK tells nothing, and looks at the base
 // before and after publishing: at what it has seen before, if the base is another's, which
-// it reads as well.
+// it reads as well. LOCK tells which that is.
 func TestCallsAfar(t *testing.T) {
 	m := newMachine(faultfs.NewDisk(), 1)
 	var mu sync.Mutex
@@ -589,15 +591,16 @@ func TestCallsAfar(t *testing.T) {
 			t.Errorf("%s: %v; want %d listings, %d files opened, 1 link", when, n, listings, opened)
 		}
 	}
-	for i := range ownRow + 1 {
-		check("at first", updateKey("first", i), 2, 2)
+	check("at first", "first/0", 2, 2) // LOCK says nothing yet
+	for i := range ownRow {
+		check("at first", updateKey("first", i+1), 1, 2)
 	}
 	check("alone", "alone/0", 1, 2)
 	check("alone", "alone/1", 1, 2)
 	mustUpdate(t, other, "other/0")
 	mustUpdate(t, s, "s/0") // on a wrong guess
 	for i := range ownRow {
-		check("not alone", updateKey("again", i), 2, 2)
+		check("not alone", updateKey("again", i), 1, 2)
 	}
 	check("alone again", "alone/2", 1, 2)
 	for i := range 3 {
@@ -605,7 +608,69 @@ func TestCallsAfar(t *testing.T) {
 		mustUpdate(t, s, updateKey("s/more", i))
 	}
 	mustUpdate(t, other, "other/1")
-	check("others write", "s/1", 2, 3)
+	check("others write", "s/1", 1, 3)
+	mustUpdate(t, other, "other/2")
+	setHint(t, m)
+	check("without a hint", "s/2", 2, 3)
+}
+
+// setHint makes LOCK say of these sequences that they are the newest, or nothing.
+func setHint(t *testing.T, m *simMachine, seqs ...uint64) {
+	t.Helper()
+	data := m.boot[:]
+	for _, seq := range seqs {
+		data = binary.LittleEndian.AppendUint64(slices.Clone(data), seq)
+	}
+	if err := m.disk.WriteFile(filepath.Join(simDir, lockName), sealed(data)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Nothing rests on the hint in LOCK: whatever it says, an update is made on the newest state.
+func TestHint(t *testing.T) {
+	for name, hint := range map[string]func(newest uint64) []uint64{
+		"none":         func(uint64) []uint64 { return nil },
+		"right":        func(newest uint64) []uint64 { return []uint64{newest} },
+		"zero":         func(uint64) []uint64 { return []uint64{0} },
+		"what is seen": func(uint64) []uint64 { return []uint64{4} },
+		"old":          func(newest uint64) []uint64 { return []uint64{newest - 1} },
+		"retired":      func(uint64) []uint64 { return []uint64{5} },
+		"to come":      func(newest uint64) []uint64 { return []uint64{newest + 1} },
+		"absurd":       func(uint64) []uint64 { return []uint64{1<<64 - 1} },
+		"longer":       func(newest uint64) []uint64 { return []uint64{newest, 3} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := newMachine(faultfs.NewDisk(), 1)
+			opts := &Options{Network: true}
+			s := mustOpen(t, simDir, opts, m.system(plain(m.disk)))
+			defer s.Close()
+			mustUpdate(t, s, "s/0", "s/1", "s/2")
+			seen := s.cur.Load().seq
+			sys := m.system(plain(m.disk))
+			sys.keepAge = time.Hour
+			other := mustOpen(t, simDir, opts, sys)
+			defer other.Close()
+			mustUpdate(t, other, "o/0", "o/1", "o/2", "o/3")
+			newest := other.cur.Load().seq
+			if seen != 4 || newest != 8 {
+				t.Fatalf("sequences %d and %d, want 4 and 8", seen, newest)
+			}
+			if err := m.disk.Remove(filepath.Join(simDir, manifestName(5))); name == "retired" && err != nil {
+				t.Fatal(err)
+			}
+			setHint(t, m, hint(newest)...)
+			mustUpdate(t, s, "s/3")
+			wantState(t, sys, "s/0", "s/1", "s/2", "o/0", "o/1", "o/2", "o/3", "s/3")
+			if got := s.lock.(*simLock).hintOf(t); got != newest+1 {
+				t.Errorf("LOCK says that %d is the newest, want %d", got, newest+1)
+			}
+		})
+	}
+}
+
+func (l *simLock) hintOf(t *testing.T) uint64 {
+	t.Helper()
+	return (&turn{heldLock: l}).hint()
 }
 
 // An orphan may be guessed to be the newest where a listing shows nothing else above what a
@@ -636,6 +701,7 @@ func TestGuessOrphan(t *testing.T) {
 	}
 
 	partial.Store(true)
+	setHint(t, m)
 	var saw []Revision
 	if _, err := applyUpdate(t.Context(), c, "c/0", func(rev Revision) { saw = append(saw, rev) }); err != nil {
 		t.Fatal(err)

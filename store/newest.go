@@ -222,7 +222,7 @@ func (s *Store) newest(ctx context.Context) (*state, error) {
 // tells whether it counts. Over a network to make sure of both takes a third of a
 // commit's time. That it counts can be made sure of while the manifest is written, and
 // whether it is the newest is found out after publishing anyhow.
-func (s *Store) guess() (st *state, counts func() (bool, error)) {
+func (s *Store) guess(lock *turn) (st *state, counts func() (bool, error)) {
 	if !s.network.Load() {
 		return nil, nil
 	}
@@ -240,22 +240,28 @@ func (s *Store) guess() (st *state, counts func() (bool, error)) {
 	if s.own.alone(old, s.keepAge()/6) {
 		return old, counts
 	}
-	seqs, _, err := s.list()
-	if err == nil && len(seqs) > 0 && seqs[len(seqs)-1] == old.seq {
+	seq := lock.hint()
+	if seq < old.seq { // it says nothing, or is of before
+		seqs, _, err := s.list()
+		if err != nil || len(seqs) == 0 || seqs[len(seqs)-1] < old.seq {
+			old.release()
+			return nil, nil
+		}
+		seq = seqs[len(seqs)-1]
+	}
+	if seq == old.seq {
 		return old, counts
 	}
 	defer old.release()
-	if err != nil || len(seqs) == 0 || seqs[len(seqs)-1] < old.seq {
-		return nil, nil
-	}
-	if st, err = s.load(seqs[len(seqs)-1]); err != nil {
+	next, err := s.load(seq)
+	if err != nil {
 		return nil, nil // what is wrong with it, newest tells
 	}
-	if st.contains(old.self()) == lineageNo {
-		st.release()
+	if next.contains(old.self()) == lineageNo {
+		next.release()
 		return nil, nil
 	}
-	return st, counts
+	return next, counts
 }
 
 // ownCommits is what a process remembers of its commits over a network, for guess.
@@ -286,6 +292,14 @@ func (o *ownCommits) alone(st *state, age time.Duration) bool {
 	now := time.Now()
 	wall := now.Round(0).Sub(o.at.Round(0))
 	return o.row >= ownRow && o.last == st.commit && now.Sub(o.at) <= age && 0 <= wall && wall <= age
+}
+
+// inRow tells whether the process's last commits, and base is the last of them, were each
+// built on the one before.
+func (o *ownCommits) inRow(base *state) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.row >= ownRow && o.last == base.commit
 }
 
 // ownRow is how many commits in a row make it likely that the next one will be built on

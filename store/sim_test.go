@@ -132,6 +132,7 @@ func (l *simLock) Unlock() error {
 
 func (l *simLock) Sync() error                            { return nil }
 func (l *simLock) WriteData(p []byte) error               { return l.write(sealed(p)) }
+func (l *simLock) ReadData() ([]byte, error)              { return l.m.system(l.h).lockData(l.path) }
 func (l *simLock) Holder() (lockfile.Holder, bool, error) { return lockfile.Holder{}, false, nil }
 func (l *simLock) Close() error                           { return nil }
 

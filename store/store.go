@@ -39,6 +39,7 @@ type Store struct {
 	opts Options
 	sys  system
 	lock locker // nil if opened for reading only
+	nfs3 bool   // the directory is on NFS 3, see onNFS3; only asked to write
 
 	here  lookout
 	cache *blockCache
@@ -82,6 +83,7 @@ type locker interface {
 }
 
 type heldLock interface {
+	ReadData() ([]byte, error)
 	WriteData(p []byte) error
 	Sync() error
 	Unlock() error
@@ -313,6 +315,7 @@ func (s *Store) openLock() error {
 	if err := s.checkDir(); err != nil {
 		return err
 	}
+	s.nfs3 = s.onNFS3()
 	lock, err := s.openLockFile(lockName)
 	if err != nil {
 		return err
@@ -325,9 +328,17 @@ func (s *Store) openLock() error {
 // links. Who only seems to be dead loses his turn, not his update.
 const linkLease = 15 * time.Second
 
+// recordAfter is how long LOCK or MERGE is held over a network before it says by whom: a
+// commit takes a tenth of that there, if it is slow.
+const recordAfter = time.Second
+
 // openLockFile opens LOCK or MERGE.
 func (s *Store) openLockFile(name string) (locker, error) {
-	lock, err := s.sys.openLock(s.path(name), &lockfile.Options{Mode: s.opts.Mode, Lease: linkLease, NoQueue: s.serverQueues()})
+	opts := lockfile.Options{Mode: s.opts.Mode, Lease: linkLease, NoQueue: s.nfs3}
+	if s.network.Load() {
+		opts.RecordAfter = recordAfter
+	}
+	lock, err := s.sys.openLock(s.path(name), &opts)
 	// Where no store was found, it may be anybody's file.
 	if s.cur.Load() != nil && errors.Is(err, lockfile.ErrNotLockFile) {
 		err = fmt.Errorf("%w; it holds no records: when nobody uses the store, it may be removed", err)
@@ -335,10 +346,12 @@ func (s *Store) openLockFile(name string) (locker, error) {
 	return lock, err
 }
 
-// serverQueues tells whether those who wait for a lock do so on a server, which serves
-// them in the order in which they came, as with NFS 3: a queue of our own is then only
-// more calls. (Only exclusive locks are taken, which is where that order is fair.)
-func (s *Store) serverQueues() bool {
+// onNFS3 tells whether the directory is on NFS 3. Those who wait for a lock there do so on
+// the server, which serves them in the order in which they came: a queue of our own would
+// only be more calls. (Only exclusive locks are taken, which is where that order is fair.)
+// And these locks have no leases: what is written to LOCK says nothing of whether it is
+// still ours.
+func (s *Store) onNFS3() bool {
 	if !s.network.Load() {
 		return false
 	}

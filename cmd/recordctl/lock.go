@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/recordstore/recordstore/internal/fstype"
 	"github.com/recordstore/recordstore/lockfile"
 )
 
@@ -161,9 +162,16 @@ const lockNameChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01234
 // key returns what marks need to know.
 func (t lockTarget) key() (dir, name string) { return filepath.Dir(t.path), filepath.Base(t.path) }
 
+// recordAfter is when the holder of a lock over a network is recorded, for other machines
+// to see.
+const recordAfter = 100 * time.Millisecond
+
 // options checks the flags and returns those that are for the lock file.
 func (f *lockFlags) options(cmd *cobra.Command, t lockTarget) (lockfile.Options, error) {
 	o := lockfile.Options{Port: f.port, Lease: f.lease, NoQueue: f.noQueue}
+	if _, local, err := fstype.Of(filepath.Dir(t.path)); err == nil && !local {
+		o.RecordAfter = recordAfter
+	}
 	changed := cmd.Flags().Changed
 	switch {
 	case f.conflictCode < 0 || f.conflictCode > 255:

@@ -107,7 +107,7 @@ var mutants = []mutant{
 	},
 	{
 		"network: the lock is not proved", "store/update.go",
-		"proved <- s.proveLock(lock)", "proved <- nil", "^TestLostLock$",
+		"proved <- s.proveLock(lock, base, h)", "proved <- nil", "^TestLostLock$",
 	},
 	{
 		"create: manifest 1 is not flushed", "store/create.go",

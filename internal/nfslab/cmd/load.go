@@ -51,13 +51,19 @@ type load struct {
 	records          int           // of each writer in it
 	duration         time.Duration // hard form; 0: without
 	flags            []string
-	links            bool          // LOCK is made of links
+	before           string        // a script, whose $0 is the store
 	loses            bool          // what is right is to be seen to lose
 	longest          time.Duration // that an update may wait; 0: whatever comes
 	// during breaks something while the load is under way, and says what it saw.
 	during func(context.Context, *stage, *watch) ([]string, error)
 	killed bool // and the last client is gone after that
 }
+
+// What a load may run before.
+const (
+	makeStore = `recordctl import --store "$0" </dev/null` // an empty one
+	makeLinks = `mkdir "$0" && for f in LOCK MERGE; do recordctl lock --mechanism link "$0/$f" -- true || exit; done`
+)
 
 // arguments are those of the machine's recordctl, after its name.
 func (l load) arguments(st *stage, machine int) []string {
@@ -92,9 +98,8 @@ func (l load) run(ctx context.Context, st *stage) (verdict, error) {
 func (l load) result(ctx context.Context, st *stage) (stress.Result, []string, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	if l.links {
-		script := `mkdir "$0" && for f in LOCK MERGE; do recordctl lock --mechanism link "$0/$f" -- true || exit; done`
-		if _, err := st.lab.Client(0).Run(ctx, "sh", "-c", script, st.store()); err != nil {
+	if l.before != "" {
+		if _, err := st.lab.Client(0).Run(ctx, "sh", "-c", l.before, st.store()); err != nil {
 			return stress.Result{}, nil, err
 		}
 	}

@@ -121,7 +121,7 @@ func (s *settings) scenarios() []scenario {
 	kill.killed = true
 	each("kill", "a client dies while its processes hold the lock; with v3 its kernel locks stay", versions, spoils, kill.run)
 	links := kill
-	links.links = true
+	links.before = makeLinks
 	each("kill-links", "the same with a LOCK of links, which is broken when it has not been renewed for 15 s", []string{"3", "4.2"}, spoils, links.run)
 
 	whole := both(25, 25)
