@@ -61,7 +61,8 @@ func Remove(path string) error { return remove(path, nil) }
 //   - what is not a regular file with the header of a lock file;
 //   - files that are locked or waited for;
 //   - files modified less than olderThan ago: taking the lock exclusively modifies
-//     the file, unless Options.NoRecord is set, and sharing it does not;
+//     the file, unless Options.NoRecord is set or it is released before
+//     Options.RecordAfter, and sharing it does not;
 //   - files with the application's data ([Lock.WriteData]), which somebody may want
 //     to read again;
 //   - files named LOCK or MERGE, because these are a record store's own wherever it

@@ -53,8 +53,10 @@ func (f *File) newLock(ctx context.Context, h *handle, shared bool, purpose stri
 	switch {
 	case shared:
 	case f.opts.NoRecord:
+		h.mend()
 		h.sweep()
 	case f.opts.RecordAfter > 0:
+		h.mend()
 		h.sweep()
 		l.since = time.Now()
 		l.later = time.AfterFunc(f.opts.RecordAfter, l.recordLate)
@@ -71,15 +73,14 @@ func (l *Lock) record(h *handle) error {
 	return h.announce(l.purpose, l.since)
 }
 
-// recordLate records the holder, if that has not been done by now, for other machines
-// too. As everywhere, the record is a courtesy; but see write.
+// recordLate records the holder, for other machines too. As everywhere, the record is a
+// courtesy; but see write.
 func (l *Lock) recordLate() {
 	_ = l.write("record", func(h *handle) error {
-		if l.recorded {
-			return nil
-		}
-		if err := l.record(h); err != nil {
-			return err
+		if !l.recorded { // Inherit may have done it, and not flushed it
+			if err := l.record(h); err != nil {
+				return err
+			}
 		}
 		return h.sync()
 	})
@@ -455,10 +456,15 @@ func (l *Lock) WriteData(p []byte) error {
 	return l.write("write", func(h *handle) error { return h.writeAt(encodeData(p), dataOffset) })
 }
 
-// ReadData returns what [Lock.WriteData] has stored, as [File.ReadData] does, but does not
-// open the file anew.
+// ReadData returns what [Lock.WriteData] has stored, as [File.ReadData] does. With kernel
+// locks it does not open the file anew: over NFS to take such a lock makes the client forget
+// what it knew of the file.
 func (l *Lock) ReadData() (data []byte, err error) {
 	err = l.use("read", func(h *handle) error {
+		if !h.mechanism.ofKernel() {
+			data, err = readData(l.f.path)
+			return err
+		}
 		var b [dataSize]byte
 		if _, err := h.readAt(b[:], dataOffset); err != nil {
 			return err

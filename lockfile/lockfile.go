@@ -17,7 +17,7 @@
 //   - Death releases. The kernel releases the locks and the places in the queue of
 //     a process that ends, however it ends. What remains is the file, and in it the
 //     dead holder's record, which [File.Holder] knows not to believe once the lock
-//     is free, and which the next exclusive holder overwrites.
+//     is free, and which the next exclusive holder who is recorded overwrites.
 //   - Waiting costs nothing and ends when the context does. No wait polls; only
 //     a try ([File.TryLock]) looks again, for at most 5 ms, while the lock changes
 //     hands (Linux), and [LockAll] looks once a second whether it has come to wait
@@ -68,8 +68,8 @@
 //
 // # Who holds it
 //
-// Whoever takes the lock exclusively writes into the file who he is and what for: a
-// [Holder]. That is what a [HeldError] and [File.Holder] name, and what Options.OnWait
+// Whoever takes the lock exclusively writes into the file who he is and what for, at once
+// or after Options.RecordAfter: a [Holder]. That is what a [HeldError] and [File.Holder] name, and what Options.OnWait
 // is told while one waits. The record has what it takes to tell a process from a
 // later one of the same number, another container or another machine, and
 // [Holder.Liveness] says Dead only by proof.
@@ -353,9 +353,9 @@ type Options struct {
 	// a flush. On a network file system, where a record written at once costs each holder
 	// calls of the server and is yet not sent to it for as long as the client likes (half a minute
 	// with Linux's NFS), 100 ms serves all better. Who asks before that is told that
-	// somebody has the lock, and not who. As with NoRecord, one is cleared that somebody
-	// left who died before the File first takes the lock; left later, it is shown until there is
-	// another.
+	// somebody has the lock, and not who. One that somebody left, who died or whose lock was lost,
+	// is cleared when the File first takes the lock, and whenever it has had to wait for it;
+	// left at another time, it is shown until there is another.
 	RecordAfter time.Duration
 
 	// OnWait, if it is not nil, is called when somebody begins to wait, and again
@@ -497,7 +497,7 @@ func (f *File) TryRLock(purpose string) (*Lock, error) {
 //
 // A lock of flock(2) can be seen on Linux only, and there not everywhere. Where it
 // cannot, Holder reports what the file says, and may name a process that has died.
-// With Options.NoRecord nobody is named.
+// With Options.NoRecord, and before Options.RecordAfter, nobody is named.
 func (f *File) Holder() (Holder, bool, error) {
 	if err := f.checkOpen("inspect"); err != nil {
 		return Holder{}, false, err

@@ -384,6 +384,43 @@ func TestRecordAfter(t *testing.T) {
 	})
 }
 
+// A file that was cut off gets its header back from who takes the lock next, recorded or not:
+// without one it would be adopted for other locks.
+func TestMended(t *testing.T) {
+	for _, opts := range []Options{{}, {NoRecord: true}, {RecordAfter: time.Hour}} {
+		path := lockPath(t)
+		f := openWith(t, path, opts)
+		mustUnlock(t, mustLock(t, f, ""))
+		if err := os.Truncate(path, 0); err != nil {
+			t.Fatal(err)
+		}
+		l := mustLock(t, f, "")
+		if err := l.WriteData([]byte("x")); err != nil {
+			t.Error(err)
+		}
+		mustUnlock(t, l)
+		if g, err := Open(path, &Options{Mechanism: Flock}); !errors.Is(err, ErrIncompatible) {
+			t.Errorf("%+v: opened for other locks: %v, %v", opts, g, err)
+		}
+	}
+}
+
+// Who has waited clears the record of whom he has waited for.
+func TestRecordAfterDeath(t *testing.T) {
+	path := lockPath(t)
+	f := openWith(t, path, Options{RecordAfter: time.Hour})
+	mustUnlock(t, mustLock(t, f, ""))
+	l := mustLock(t, mustOpen(t, path), "dead")
+	locked, _ := lockLater(f, false)
+	eventually(t, "waiting", waiting(f, 1))
+	l.h.close() // as if it died
+	l = receive(t, locked)
+	if h, ok, err := f.Holder(); ok || err != nil || recordIn(t, path) != "" {
+		t.Errorf("%v is said to hold it, %v", h, err)
+	}
+	mustUnlock(t, l)
+}
+
 func TestNoRecord(t *testing.T) {
 	path := lockPath(t)
 	f := openWith(t, path, Options{NoRecord: true})

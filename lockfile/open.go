@@ -544,6 +544,19 @@ func (h *handle) writeRecord() error {
 	return h.writeAt(h.record, 0)
 }
 
+// mend writes the header anew if the file has been cut off, as writeRecord does where there
+// is a record. Its size was seen just now, by named.
+func (h *handle) mend() {
+	if h.size.Load() >= headerSize {
+		return
+	}
+	if b, err := h.contents(); err == nil {
+		if m, err := checkHeader(b); err == nil && m == Auto {
+			_ = h.writeAt(h.header(), 0)
+		}
+	}
+}
+
 // withdraw clears the record.
 func (h *handle) withdraw() { _ = h.writeAt(noHolder[:], holderOffset) }
 

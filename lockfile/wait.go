@@ -168,6 +168,9 @@ func (f *File) lock(ctx context.Context, shared bool, purpose string) (*Lock, er
 	if a.err != nil {
 		return nil, a.err
 	}
+	if f.opts.RecordAfter > 0 && !shared {
+		a.h.swept = false // who had it may have died
+	}
 	return f.newLock(ctx, a.h, shared, purpose), nil
 }
 
@@ -175,7 +178,8 @@ func (f *File) lock(ctx context.Context, shared bool, purpose string) (*Lock, er
 // lock is then locked by someone who has not said so yet, or is free while the
 // first waiter is being woken, or is being given back by an acquirer whose waiters
 // have gone: states that last for microseconds unless a process is suspended in
-// one, and in which it cannot be told whether the lock is held.
+// one, and in which it cannot be told whether the lock is held. (With Options.RecordAfter
+// or NoRecord who holds it may never say so: then each try takes so long.)
 const settleTime = 5 * time.Millisecond
 
 func (f *File) try(shared bool, purpose string) (*Lock, error) {

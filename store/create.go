@@ -94,7 +94,7 @@ func (s *Store) wasUsed() (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	// LOCK has data only after a commit, and that came after manifest 1: if the
+	// LOCK has data only after a commit was begun, and that came after manifest 1: if the
 	// store was created since we looked, it is found now.
 	seqs, _, err := s.list()
 	if err == nil && len(seqs) == 0 {

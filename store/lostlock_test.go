@@ -60,6 +60,23 @@ func (h losingLock) Sync() error {
 	return &fs.PathError{Op: "sync", Path: "LOCK", Err: syscall.EIO}
 }
 
+// A LOCK of links has a lease on NFS 3 too: who has written alone there, and writes nothing to
+// LOCK, asks all the same whether it was lost.
+func TestLostLockAlone(t *testing.T) {
+	_, sys, losses, taken := losing(0, nil)
+	s := mustOpen(t, simDir, &Options{Network: true}, sys)
+	defer s.Close()
+	s.nfs3 = true
+	for i := range ownRow + 3 {
+		mustUpdate(t, s, updateKey("alone", i))
+	}
+	*losses, *taken = 1, 0
+	mustUpdate(t, s, "w")
+	if *taken != 2 {
+		t.Errorf("LOCK was taken %d times, want 2", *taken)
+	}
+}
+
 // On a network file system a lease that ran out costs the writer another round, and
 // nobody an update. An error that stays is told, and nothing is done.
 func TestLostLock(t *testing.T) {

@@ -614,6 +614,47 @@ func TestCallsAfar(t *testing.T) {
 	check("without a hint", "s/2", 2, 3)
 }
 
+// Over NFS 3 who writes alone says once that he gives no hint, and leaves LOCK alone after
+// that; who comes then lists the directory, and writes on the newest state at once.
+func TestAloneOnNFS3(t *testing.T) {
+	m := newMachine(faultfs.NewDisk(), 1)
+	sys := m.system(plain(m.disk))
+	sys.retireEvery = 1000
+	opts := &Options{Network: true}
+	s := mustOpen(t, simDir, opts, sys)
+	defer s.Close()
+	other := mustOpen(t, simDir, opts, sys)
+	defer other.Close()
+	s.nfs3, other.nfs3 = true, true
+	hint := func() uint64 { return s.lock.(*simLock).hintOf(t) }
+	for round := range 2 {
+		for i := range ownRow + 5 {
+			mustUpdate(t, s, updateKey("s", 100*round+i))
+			want := s.cur.Load().seq
+			if i > ownRow {
+				want = 0
+			}
+			if i == ownRow+2 {
+				setHint(t, m, 1) // to see that nothing is written any more
+			}
+			if i >= ownRow+2 {
+				want = 1
+			}
+			if got := hint(); got != want {
+				t.Errorf("after %d commits LOCK says that %d is the newest, want %d", i+1, got, want)
+			}
+		}
+		setHint(t, m, 0)
+		runs := 0
+		if _, err := other.Update(t.Context(), func(tx *Tx) error { runs++; return tx.Put("o", runs) }); err != nil || runs != 1 {
+			t.Errorf("%d runs, %v", runs, err)
+		}
+		if got, want := hint(), other.cur.Load().seq; got != want {
+			t.Errorf("LOCK says that %d is the newest, want %d", got, want)
+		}
+	}
+}
+
 // setHint makes LOCK say of these sequences that they are the newest, or nothing.
 func setHint(t *testing.T, m *simMachine, seqs ...uint64) {
 	t.Helper()
@@ -674,9 +715,15 @@ func (l *simLock) hintOf(t *testing.T) uint64 {
 }
 
 // An orphan may be guessed to be the newest where a listing shows nothing else above what a
-// process has seen. Nothing is published on top of it: a manifest whose base's name holds
+// process has seen, or LOCK says that it is. Nothing is published on top of it: a manifest whose base's name holds
 // that base would count for all others.
 func TestGuessOrphan(t *testing.T) {
+	for _, hinted := range []bool{false, true} {
+		testGuessOrphan(t, hinted)
+	}
+}
+
+func testGuessOrphan(t *testing.T, hinted bool) {
 	m := newMachine(faultfs.NewDisk(), 1)
 	m.lock = nil
 	network := &Options{Network: true}
@@ -700,8 +747,12 @@ func TestGuessOrphan(t *testing.T) {
 		t.Fatalf("there are manifests %v, %v; want orphan 2, and 6", seqs, err)
 	}
 
-	partial.Store(true)
-	setHint(t, m)
+	if hinted {
+		setHint(t, m, 2)
+	} else {
+		setHint(t, m)
+		partial.Store(true)
+	}
 	var saw []Revision
 	if _, err := applyUpdate(t.Context(), c, "c/0", func(rev Revision) { saw = append(saw, rev) }); err != nil {
 		t.Fatal(err)

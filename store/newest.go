@@ -294,12 +294,15 @@ func (o *ownCommits) alone(st *state, age time.Duration) bool {
 	return o.row >= ownRow && o.last == st.commit && now.Sub(o.at) <= age && 0 <= wall && wall <= age
 }
 
-// inRow tells whether the process's last commits, and base is the last of them, were each
-// built on the one before.
-func (o *ownCommits) inRow(base *state) bool {
+// inRow returns how many of the process's commits, up to base, were each built on the one
+// before.
+func (o *ownCommits) inRow(base *state) int {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	return o.row >= ownRow && o.last == base.commit
+	if o.last != base.commit {
+		return 0
+	}
+	return o.row
 }
 
 // ownRow is how many commits in a row make it likely that the next one will be built on

@@ -349,8 +349,8 @@ func (s *Store) openLockFile(name string) (locker, error) {
 // onNFS3 tells whether the directory is on NFS 3. Those who wait for a lock there do so on
 // the server, which serves them in the order in which they came: a queue of our own would
 // only be more calls. (Only exclusive locks are taken, which is where that order is fair.)
-// And these locks have no leases: what is written to LOCK says nothing of whether it is
-// still ours.
+// And the kernel's locks have no leases there: that LOCK can be written does not tell that it
+// is still ours.
 func (s *Store) onNFS3() bool {
 	if !s.network.Load() {
 		return false

@@ -718,15 +718,20 @@ func (s *Store) discard(f vfs.File) {
 // proveLock makes sure, on a network file system and just before publishing,
 // that the lock is still ours: a lease that ran out shows itself when what is
 // written to LOCK cannot be flushed. It saves a round, not an update. What is written is
-// a hint for who has LOCK next: that h is the newest. With NFS 3, where nothing is proved by
-// it, it is left out if there is nobody, as it seems, who would ask.
-func (s *Store) proveLock(lock *turn, base *state, h *header) error {
-	if s.nfs3 && s.own.inRow(base) {
-		return nil
+// a hint for who has LOCK next: that h is the newest. With NFS 3, where kernel locks have no
+// lease of which it could prove anything, who has written alone says once that he gives no
+// hint, and then writes no more: to flush nothing is no call there.
+func (s *Store) proveLock(lock *turn, base *state, h *header) (err error) {
+	hint := h.seq
+	row := s.own.inRow(base)
+	if s.nfs3 && row == ownRow {
+		hint = 0
 	}
-	err := lock.WriteData(binary.LittleEndian.AppendUint64(slices.Clone(s.sys.boot[:]), h.seq))
+	if !s.nfs3 || row <= ownRow {
+		err = lock.WriteData(binary.LittleEndian.AppendUint64(slices.Clone(s.sys.boot[:]), hint))
+	}
 	if err == nil {
-		err = lock.Sync()
+		err = lock.Sync() // also asks a lock of links, which has a lease
 	}
 	if errors.Is(err, syscall.EIO) || errors.Is(err, syscall.ESTALE) || errors.Is(err, lockfile.ErrLost) {
 		return fmt.Errorf("%w: %w", errLockLost, err)

@@ -99,7 +99,7 @@ func newLockGCCmd(a *app) *cobra.Command {
 		Long: `Gc removes the lock files in DIR that are neither held nor waited for and have not been
 modified for --older-than, and prints their paths. It may be run at any time: who comes
 to use such a file meanwhile makes a new one. To take a lock modifies its file; to share
-it does not.
+it, or to hold it for less than 100 ms over a network, does not.
 
 It leaves alone what is not a lock file, files with data of an application, a store's own
 LOCK and MERGE, and subdirectories.
