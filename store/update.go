@@ -741,8 +741,8 @@ func (s *Store) proveLock(lock *turn, base *state, h *header) (err error) {
 
 // hint returns the sequence of the manifest that was the newest when LOCK was last held, if
 // LOCK says so and things are as they should be, and else 0, or any other number.
-func (lock *turn) hint() uint64 {
-	data, err := lock.ReadData()
+func (t *turn) hint() uint64 {
+	data, err := t.ReadData()
 	if at := len(boot.ID{}); err == nil && len(data) >= at+8 {
 		return binary.LittleEndian.Uint64(data[at:])
 	}
