@@ -53,11 +53,9 @@ func (f *File) newLock(ctx context.Context, h *handle, shared bool, purpose stri
 	switch {
 	case shared:
 	case f.opts.NoRecord:
-		h.mend()
-		h.sweep()
+		h.tidy()
 	case f.opts.RecordAfter > 0:
-		h.mend()
-		h.sweep()
+		h.tidy()
 		l.since = time.Now()
 		l.later = time.AfterFunc(f.opts.RecordAfter, l.recordLate)
 	default:

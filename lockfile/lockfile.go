@@ -69,8 +69,8 @@
 // # Who holds it
 //
 // Whoever takes the lock exclusively writes into the file who he is and what for, at once
-// or after Options.RecordAfter: a [Holder]. That is what a [HeldError] and [File.Holder] name, and what Options.OnWait
-// is told while one waits. The record has what it takes to tell a process from a
+// or after Options.RecordAfter: a [Holder]. That is what a [HeldError] and [File.Holder]
+// name, and what Options.OnWait is told while one waits. The record has what it takes to tell a process from a
 // later one of the same number, another container or another machine, and
 // [Holder.Liveness] says Dead only by proof.
 //
@@ -351,11 +351,11 @@ type Options struct {
 	// RecordAfter is how long the lock has to be held for its holder to be recorded, and
 	// the record flushed, so that other machines see it too. 0 is for at once, and without
 	// a flush. On a network file system, where a record written at once costs each holder
-	// calls of the server and is yet not sent to it for as long as the client likes (half a minute
-	// with Linux's NFS), 100 ms serves all better. Who asks before that is told that
-	// somebody has the lock, and not who. One that somebody left, who died or whose lock was lost,
-	// is cleared when the File first takes the lock, and whenever it has had to wait for it;
-	// left at another time, it is shown until there is another.
+	// calls of the server and is yet not sent to it for as long as the client likes (half
+	// a minute with Linux's NFS), 100 ms serves all better. Who asks before that is told
+	// that somebody has the lock, and not who. A record that was left by somebody who died,
+	// or whose lock was lost, is cleared when the File first takes the lock, and whenever
+	// it has had to wait for it; left at another time, it is shown until there is another.
 	RecordAfter time.Duration
 
 	// OnWait, if it is not nil, is called when somebody begins to wait, and again

@@ -329,7 +329,7 @@ func TestRecordAfter(t *testing.T) {
 		const after = 10 * time.Second
 		path := lockPath(t)
 		f := openWith(t, path, Options{RecordAfter: after})
-		pass := func(d time.Duration) {
+		pass := func(d time.Duration) { // by the bubble's clock: nothing is waited for but what is to run
 			time.Sleep(d)
 			synctest.Wait()
 		}

@@ -544,27 +544,23 @@ func (h *handle) writeRecord() error {
 	return h.writeAt(h.record, 0)
 }
 
-// mend writes the header anew if the file has been cut off, as writeRecord does where there
-// is a record. Its size was seen just now, by named.
-func (h *handle) mend() {
-	if h.size.Load() >= headerSize {
-		return
-	}
-	if b, err := h.contents(); err == nil {
-		if m, err := checkHeader(b); err == nil && m == Auto {
-			_ = h.writeAt(h.header(), 0)
-		}
-	}
-}
-
 // withdraw clears the record.
 func (h *handle) withdraw() { _ = h.writeAt(noHolder[:], holderOffset) }
 
 var noHolder [holderSize]byte
 
-// sweep clears, once for each handle, the record of somebody who has died: he would
-// be taken for the holder for as long as nobody writes another.
-func (h *handle) sweep() {
+// tidy does what writing a record does besides, for who writes none. It writes the header
+// anew if the file has been cut off; its size was seen just now, by named. And it clears the
+// record of somebody who has died: he would be taken for the holder for as long as
+// nobody writes another. It looks for one once for each handle, and after a wait.
+func (h *handle) tidy() {
+	if h.size.Load() < headerSize {
+		if b, err := h.contents(); err == nil {
+			if m, err := checkHeader(b); err == nil && m == Auto {
+				_ = h.writeAt(h.header(), 0)
+			}
+		}
+	}
 	if h.swept {
 		return
 	}

@@ -696,8 +696,10 @@ func TestHint(t *testing.T) {
 			if seen != 4 || newest != 8 {
 				t.Fatalf("sequences %d and %d, want 4 and 8", seen, newest)
 			}
-			if err := m.disk.Remove(filepath.Join(simDir, manifestName(5))); name == "retired" && err != nil {
-				t.Fatal(err)
+			if name == "retired" {
+				if err := m.disk.Remove(filepath.Join(simDir, manifestName(5))); err != nil {
+					t.Fatal(err)
+				}
 			}
 			setHint(t, m, hint(newest)...)
 			mustUpdate(t, s, "s/3")
@@ -715,8 +717,8 @@ func (l *simLock) hintOf(t *testing.T) uint64 {
 }
 
 // An orphan may be guessed to be the newest where a listing shows nothing else above what a
-// process has seen, or LOCK says that it is. Nothing is published on top of it: a manifest whose base's name holds
-// that base would count for all others.
+// process has seen, or LOCK says that it is. Nothing is published on top of it: a manifest
+// whose base's name holds that base would count for all others.
 func TestGuessOrphan(t *testing.T) {
 	for _, hinted := range []bool{false, true} {
 		testGuessOrphan(t, hinted)

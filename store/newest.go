@@ -287,22 +287,21 @@ func (o *ownCommits) add(base *state, h *header) {
 // there, and once it is retired its segments can go. The clock that stands still while the
 // machine sleeps is not enough, nor is that which can be set.
 func (o *ownCommits) alone(st *state, age time.Duration) bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	row, at := o.inRow(st)
 	now := time.Now()
-	wall := now.Round(0).Sub(o.at.Round(0))
-	return o.row >= ownRow && o.last == st.commit && now.Sub(o.at) <= age && 0 <= wall && wall <= age
+	wall := now.Round(0).Sub(at.Round(0))
+	return row >= ownRow && now.Sub(at) <= age && 0 <= wall && wall <= age
 }
 
-// inRow returns how many of the process's commits, up to base, were each built on the one
-// before.
-func (o *ownCommits) inRow(base *state) int {
+// inRow returns how many of the process's commits, up to st, were each built on the one
+// before, and when st was published: none if it is not the process's last commit.
+func (o *ownCommits) inRow(st *state) (row int, at time.Time) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.last != base.commit {
-		return 0
+	if o.last != st.commit {
+		return 0, time.Time{}
 	}
-	return o.row
+	return o.row, o.at
 }
 
 // ownRow is how many commits in a row make it likely that the next one will be built on

@@ -723,7 +723,7 @@ func (s *Store) discard(f vfs.File) {
 // hint, and then writes no more: to flush nothing is no call there.
 func (s *Store) proveLock(lock *turn, base *state, h *header) (err error) {
 	hint := h.seq
-	row := s.own.inRow(base)
+	row, _ := s.own.inRow(base)
 	if s.nfs3 && row == ownRow {
 		hint = 0
 	}
