@@ -718,14 +718,15 @@ func (l *simLock) hintOf(t *testing.T) uint64 {
 
 // An orphan may be guessed to be the newest where a listing shows nothing else above what a
 // process has seen, or LOCK says that it is. Nothing is published on top of it: a manifest
-// whose base's name holds that base would count for all others.
+// whose base's name holds that base would count for all others. If what the process has seen
+// is shown as it was before it was retired, something is, and is taken back.
 func TestGuessOrphan(t *testing.T) {
-	for _, hinted := range []bool{false, true} {
-		testGuessOrphan(t, hinted)
-	}
+	t.Run("listed", func(t *testing.T) { testGuessOrphan(t, false, false) })
+	t.Run("hinted", func(t *testing.T) { testGuessOrphan(t, true, false) })
+	t.Run("hinted, and shown as it was", func(t *testing.T) { testGuessOrphan(t, true, true) })
 }
 
-func testGuessOrphan(t *testing.T, hinted bool) {
+func testGuessOrphan(t *testing.T, hinted, stale bool) {
 	m := newMachine(faultfs.NewDisk(), 1)
 	m.lock = nil
 	network := &Options{Network: true}
@@ -741,6 +742,11 @@ func testGuessOrphan(t *testing.T, hinted bool) {
 	c := mustOpen(t, simDir, network, sys)
 	defer c.Close()
 
+	seen := c.manifestPath(c.cur.Load().seq)
+	before, err := m.disk.ReadFile(seen)
+	if err != nil {
+		t.Fatal(err)
+	}
 	stop, dead := doomed(t, m, network, faultfs.OpLink, 2, "d/0")
 	mustUpdate(t, b, "b/0", "b/1", "b/2", "b/3", "b/4")
 	close(stop.goOn)
@@ -749,6 +755,11 @@ func testGuessOrphan(t *testing.T, hinted bool) {
 		t.Fatalf("there are manifests %v, %v; want orphan 2, and 6", seqs, err)
 	}
 
+	if stale {
+		if err := m.disk.WriteFile(seen, before); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if hinted {
 		setHint(t, m, 2)
 	} else {
@@ -764,8 +775,16 @@ func testGuessOrphan(t *testing.T, hinted bool) {
 	}
 	select {
 	case <-onOrphan.reached:
-		t.Error("it was built on an orphan")
+		if !stale {
+			t.Error("it was built on an orphan")
+		}
 	default:
+		if stale {
+			t.Error("nothing was to be taken back")
+		}
+	}
+	if seqs, _, err := c.list(); err != nil || slices.Contains(seqs, 3) {
+		t.Errorf("there are manifests %v, %v; want 3 taken back", seqs, err)
 	}
 	wantState(t, sys, "b/0", "b/1", "b/2", "b/3", "b/4", "c/0")
 }

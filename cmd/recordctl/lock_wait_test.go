@@ -5,7 +5,9 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/recordstore/recordstore/internal/fstype"
 	"github.com/recordstore/recordstore/lockfile"
 )
 
@@ -83,6 +85,22 @@ func TestFit(t *testing.T) {
 	} {
 		if got := fit(tt.text, tt.most); got != tt.want {
 			t.Errorf("fit(%q, %d): got %q, want %q", tt.text, tt.most, got, tt.want)
+		}
+	}
+}
+
+// Over a network, and only there, the holder is recorded late, and for other machines to see.
+// That /proc is not a local file system is as good.
+func TestLockRecordAfter(t *testing.T) {
+	local := t.TempDir()
+	for dir, want := range map[string]time.Duration{"/proc": recordAfter, local: 0} {
+		if _, isLocal, err := fstype.Of(dir); err != nil || isLocal != (dir == local) {
+			t.Logf("not tried: %s is there, and local: %v, %v", dir, isLocal, err)
+			continue
+		}
+		o, err := (&lockFlags{}).options(newLockCmd(&app{}), lockTarget{path: filepath.Join(dir, "x")})
+		if err != nil || o.RecordAfter != want {
+			t.Errorf("in %s after %v, %v; want %v", dir, o.RecordAfter, err, want)
 		}
 	}
 }
