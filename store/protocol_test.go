@@ -415,10 +415,15 @@ func TestRetirementBelowMark(t *testing.T) {
 	mu.Lock()
 	armed = true
 	mu.Unlock()
+	flushing := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return syncs
+	}
 	var done []<-chan error
-	for i := range 4 { // 3 to 6, one published after the other
+	for i := range 4 { // 3 to 6, one after the other published, and in its flush
 		done = append(done, start(s, updateKey("v", i)))
-		for s.cur.Load().seq != uint64(i)+3 {
+		for flushing() != i+1 {
 			runtime.Gosched()
 		}
 	}
