@@ -164,7 +164,9 @@ func (l *flocker) join() error {
 // enter keeps the turnstile if it has that and not the lock. It does not wait for the
 // turnstile: that may be locked for long, and so is for await to wait for.
 func (l *flocker) enter(shared bool) error {
-	l.left, l.atLock = false, false
+	l.mu.Lock() // a requeue may be left of an earlier wait
+	l.left = false
+	l.mu.Unlock()
 	l.reopenTurn()
 	if l.turn >= 0 {
 		if err := flock(l.turn, l.turnHow()|unix.LOCK_NB); err != nil {

@@ -643,6 +643,38 @@ func TestTurnstileTaken(t *testing.T) {
 	mustUnlock(t, receive(t, locked))
 }
 
+// TestTurnstileRequeueLeft: who had the lock before he was at the turnstile again may wait
+// anew, whenever what looks for the turnstile in his place ends. (The race detector tells.)
+func TestTurnstileRequeueLeft(t *testing.T) {
+	path := lockPath(t)
+	opts := Options{Mechanism: Flock}
+	f, w := openWith(t, path, opts), openWith(t, path, opts)
+	held := mustLock(t, f, "")
+	locked, cancel := lockLater(w, false)
+	eventually(t, "waiting", waiting(w, 1))
+	cancel()
+	<-locked
+	turn, _, err := openOrCreate(path+turnSuffix, 0o666, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "turnstile free", func() bool { return flock(turn, syscall.LOCK_EX|syscall.LOCK_NB) == nil })
+	locked, _ = lockLater(w, false)
+	eventually(t, "waiting again", waiting(w, 1))
+	mustUnlock(t, held)
+	mustUnlock(t, receive(t, locked))
+	if err := syscall.Close(turn); err != nil {
+		t.Fatal(err)
+	}
+	// Asked in a way that does not itself bring the two in an order.
+	eventually(t, "nobody looking", func() bool { return goroutinesIn("lockfile.(*flocker).requeue") == 0 })
+	held = mustLock(t, f, "")
+	locked, _ = lockLater(w, false)
+	eventually(t, "waiting once more", waiting(w, 1))
+	mustUnlock(t, held)
+	mustUnlock(t, receive(t, locked))
+}
+
 // A fakeLock is a lock of a mechanism whose waits can be interrupted, and which cannot
 // be shared. It works within this process only.
 type fakeLock struct {
