@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -44,8 +45,14 @@ type Lock struct {
 	stop     chan struct{}             // ends watch; nil if that does not run, and then there are no cancels
 }
 
+// handedOver is what an unlocking happens before, and a locking after, in the terms of the
+// Go memory model: that knows nothing of locks on files. So it does not matter whether
+// two goroutines of a process lock by the same File.
+var handedOver atomic.Uint64
+
 // newLock makes the holder known, or sees to it.
 func (f *File) newLock(ctx context.Context, h *handle, shared bool, purpose string) *Lock {
+	handedOver.Load()
 	l := &Lock{f: f, shared: shared, purpose: purpose, id: h.fileID, parent: ctx, h: h}
 	if m, ok := h.locker.(losable); ok {
 		l.gone = m.lost()
@@ -125,6 +132,7 @@ func (l *Lock) Unlock() error {
 	}
 	h := l.h
 	l.h = nil
+	handedOver.Add(1)
 	err := l.f.release(h)
 	if err == nil && errors.Is(lost, ErrLost) {
 		err = lost

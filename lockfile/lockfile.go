@@ -13,7 +13,8 @@
 //
 //   - Exclusion. While an exclusive lock is held, no other lock of either kind is
 //     held on the file that the path names, by whatever process, goroutine or
-//     [File]. Shared locks exclude only exclusive ones.
+//     [File]. Shared locks exclude only exclusive ones. Between goroutines, an unlocking
+//     happens before the lockings that it lets in, in the terms of the Go memory model.
 //   - Death releases. The kernel releases the locks and the places in the queue of
 //     a process that ends, however it ends. What remains is the file, and in it the
 //     dead holder's record, which [File.Holder] knows not to believe once the lock
