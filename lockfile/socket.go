@@ -53,7 +53,7 @@ type endpoint interface {
 	// listen returns errBusy if the address is taken.
 	listen() (net.Listener, error)
 
-	// dial connects to who listens.
+	// dial connects to who listens. It ends with ctx, if it can take time.
 	dial(ctx context.Context) (net.Conn, error)
 
 	// owner tells which process listens, or 0 if the system does not tell. It is told
@@ -246,17 +246,28 @@ func closeSome(l int) int {
 	return len(fds)
 }
 
-// probeTime bounds how long one waits for a connection, which is made at once unless
-// the backlog is full.
-const probeTime = 5 * time.Millisecond
+// probeTimes bound how long one waits for a connection, which is made at once unless
+// the backlog is full; or we were not let run for so long, and have not really tried.
+var probeTimes = []time.Duration{5 * time.Millisecond, 50 * time.Millisecond}
+
+// probeDial connects for as long as it takes to see whether somebody listens.
+func (s *socketLock) probeDial() (c net.Conn, err error) {
+	for _, limit := range probeTimes {
+		ctx, cancel := context.WithTimeout(context.Background(), limit)
+		c, err = s.at.dial(ctx)
+		cancel()
+		if err == nil || !full(err) {
+			break
+		}
+	}
+	return c, err
+}
 
 // probe connects. Who listens and does not have the lock file open is not one of us,
 // where that can be told.
 func (s *socketLock) probe() (State, error) {
 	s.pid = 0
-	ctx, cancel := context.WithTimeout(context.Background(), probeTime)
-	defer cancel()
-	c, err := s.at.dial(ctx)
+	c, err := s.probeDial()
 	switch {
 	case err == nil:
 		defer c.Close()

@@ -650,6 +650,24 @@ func TestSocketBacklogFull(t *testing.T) {
 	})
 }
 
+// TestSocketProbeLate: who was not let run in time does not say that the lock is held.
+func TestSocketProbeLate(t *testing.T) {
+	defer func(d time.Duration) { probeTimes[0] = d }(probeTimes[0])
+	probeTimes[0] = 0
+	socketKinds(t, func(t *testing.T) {
+		path := lockPath(t)
+		f := mustOpen(t, path)
+		l := mustLock(t, f, "")
+		if st := stateOf(t, path); st != Exclusive {
+			t.Errorf("held, it is %v", st)
+		}
+		mustUnlock(t, l)
+		if st := stateOf(t, path); st != Free {
+			t.Errorf("free, it is %v", st)
+		}
+	})
+}
+
 // TestSocketNotInherited: a child does not keep the lock.
 func TestSocketNotInherited(t *testing.T) {
 	socketKinds(t, func(t *testing.T) {

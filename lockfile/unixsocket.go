@@ -65,10 +65,9 @@ func unixListen(name string) (*net.UnixListener, error) {
 	return l, nil
 }
 
-func unixDial(ctx context.Context, name string) (net.Conn, error) {
-	var d net.Dialer
-	return d.DialContext(ctx, "unix", name)
-}
+// unixDial has no use for a context: such a connection is made or refused at once. And
+// a time limit that ends before it is tried would look as if there were no room.
+func unixDial(name string) (net.Conn, error) { return net.Dial("unix", name) }
 
 // unixOwner asks the connection who has called listen at its other end. The kernel
 // noted it then.
@@ -96,7 +95,7 @@ func (a abstractSocket) listen() (net.Listener, error) {
 	return l, nil
 }
 
-func (a abstractSocket) dial(ctx context.Context) (net.Conn, error) { return unixDial(ctx, a.name()) }
+func (a abstractSocket) dial(context.Context) (net.Conn, error) { return unixDial(a.name()) }
 
 func (a abstractSocket) owner(c net.Conn, _ int) int { return unixOwner(c) }
 
@@ -159,9 +158,7 @@ func (s socketFile) removeDead(name string) error {
 	if fi.Mode().Type() != fs.ModeSocket {
 		return fmt.Errorf("%w: %s is not a socket", ErrNotLockFile, name)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	c, err := unixDial(ctx, name)
+	c, err := unixDial(name)
 	switch {
 	case err == nil:
 		c.Close()
@@ -187,9 +184,9 @@ func (s socketFile) permit(name string) error {
 }
 
 // dial takes into account that another user's socket is new, and permit comes next.
-func (s socketFile) dial(ctx context.Context) (net.Conn, error) {
+func (s socketFile) dial(context.Context) (net.Conn, error) {
 	for try := 0; ; try++ {
-		c, err := unixDial(ctx, s.name())
+		c, err := unixDial(s.name())
 		if !errors.Is(err, fs.ErrPermission) || try == 10 {
 			return c, err
 		}
