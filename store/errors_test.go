@@ -1,6 +1,7 @@
 package store
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -803,6 +804,46 @@ func TestVerify(t *testing.T) {
 		for _, f := range rep.Files {
 			path := filepath.Join(dir, f.Name)
 			if (f.Status == StatusDamaged) != (path == damaged) || (f.Status == StatusNewest) != (path == newest) {
+				t.Errorf("Verify says %s is %s: %v", f.Name, f.Status, f.Err)
+			}
+		}
+	})
+	t.Run("a segment is newer", func(t *testing.T) {
+		dir, _ := storeWith(t, 3, &Options{JournalSize: 1})
+		sn := mustSnapshot(t, testOpen(t, dir, &Options{ReadOnly: true}, nil))
+		newest, newer := filepath.Join(dir, manifestName(sn.Sequence())), sn.view.segs[0].path
+		b := readFile(t, newer)
+		binary.LittleEndian.PutUint16(b[8:], segmentVersion+1)
+		binary.LittleEndian.PutUint32(b[12:], checksum(b[:12]))
+		overwrite(t, newer, b)
+		rep, err := Verify(t.Context(), dir)
+		if err != nil || rep.OK() {
+			t.Fatalf("Verify: %+v, %v", rep, err)
+		}
+		for _, f := range rep.Files {
+			path := filepath.Join(dir, f.Name)
+			if f.Status == StatusDamaged || (f.Status == StatusNewer) != (path == newer) || (f.Status == StatusNewest) != (path == newest) {
+				t.Errorf("Verify says %s is %s: %v", f.Name, f.Status, f.Err)
+			}
+		}
+	})
+	t.Run("a segment cannot be read", func(t *testing.T) {
+		dir, _ := storeWith(t, 3, &Options{JournalSize: 1})
+		sn := mustSnapshot(t, testOpen(t, dir, &Options{ReadOnly: true}, nil))
+		bad := sn.view.segs[0].path
+		sys := realSystem()
+		sys.fs = &faultfs.Hooked{FS: sys.fs, Before: func(op faultfs.Op) error {
+			if op.Kind == faultfs.OpRead && op.Path == bad {
+				return syscall.EIO
+			}
+			return nil
+		}}
+		rep, err := verify(t.Context(), dir, sys)
+		if err != nil || rep.OK() {
+			t.Fatalf("Verify: %+v, %v", rep, err)
+		}
+		for _, f := range rep.Files {
+			if f.Status == StatusDamaged || (f.Status == StatusUnread) != (filepath.Join(dir, f.Name) == bad) {
 				t.Errorf("Verify says %s is %s: %v", f.Name, f.Status, f.Err)
 			}
 		}

@@ -239,12 +239,13 @@ func judge(out *Report, s *Store) error {
 			f.Status, f.Err = StatusDamaged, &CorruptError{s.manifestPath(f.Sequence), 32, fmt.Sprintf("it belongs to store %v, this is %v", f.store, st.store)}
 		case f.Status == StatusOK && f.Sequence == st.seq:
 			f.Status = StatusNewest
-			err := decodable(st)
-			if damage := (*CorruptError)(nil); errors.As(err, &damage) && damage.Path != s.path(f.Name) {
-				err = nil // a segment's, in whose line it stands
-			}
-			if err != nil {
+			switch read, err := decodable(st); {
+			case err == nil:
+			case read:
 				f.Status, f.Err = StatusDamaged, err
+			case !slices.ContainsFunc(out.Files, FileReport.badSegment):
+				f.fail(err)
+			default: // it is a segment's, in whose line it stands
 			}
 		}
 	}
@@ -266,11 +267,16 @@ func restarted(files []FileReport, i int) bool {
 	return true
 }
 
-// decodable checks that every record decodes with the codec that it names.
-func decodable(st *state) error {
+// badSegment tells whether the file is a segment that has an error.
+func (f FileReport) badSegment() bool { return f.Kind == kindSegment && f.Err != nil }
+
+// decodable checks that every record decodes with the codec that it names. With an
+// error, it tells whether the record could be read: else nothing is known of the
+// values, and the error, of whatever kind, is a segment's.
+func decodable(st *state) (read bool, err error) {
 	for r, err := range st.view.scan(span{}, nil) {
 		if err != nil {
-			return err
+			return false, err
 		}
 		rec := r.record("")
 		c, err := codec.ByName(rec.Codec)
@@ -279,8 +285,8 @@ func decodable(st *state) error {
 			err = c.Unmarshal(rec.Value, &v)
 		}
 		if err != nil {
-			return fmt.Errorf("record %q: %w", rec.Key, err)
+			return true, fmt.Errorf("record %q: %w", rec.Key, err)
 		}
 	}
-	return nil
+	return true, nil
 }
