@@ -357,7 +357,7 @@ func (f field) encoded(codecName string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := codec.ToJSON(codecName, data); err != nil {
+	if err := codec.Check(codecName, data); err != nil {
 		var syntax *codec.SyntaxError
 		if errors.As(err, &syntax) {
 			e := lineErrorf(f.offset, "the bytes are not %s: byte %d: %s", codecName, syntax.Offset, syntax.Reason)

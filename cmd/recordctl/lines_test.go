@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -207,6 +208,32 @@ func TestParseLineRefuses(t *testing.T) {
 	big := append([]byte(`{"key":"a","codec":"raw","value":"`), bytes.Repeat([]byte("x"), store.MaxValueSize+1)...)
 	if _, err := parseLine(append(big, `"}`...), "msgpack"); err == nil || !strings.Contains(err.Error(), "at most 67108864 are possible") {
 		t.Errorf("a value that is too large: got error %v", err)
+	}
+}
+
+// The bytes of "base64" are checked and not shown, which would take several times
+// as much: up to 64 MiB of them are imported.
+func TestParseLineMemory(t *testing.T) {
+	for _, name := range []string{"raw", "json", "msgpack"} {
+		value := marshal(t, codec.Raw, strings.Repeat("\x00", 4<<20))
+		if name != "raw" {
+			c, err := codec.ByName(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			value = marshal(t, c, strings.Repeat("a", 4<<20))
+		}
+		line := append(appendBase64([]byte(`{"key":"a","codec":"`+name+`","base64":`), value), '}')
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		r, err := parseLine(line, "raw")
+		runtime.ReadMemStats(&after)
+		if err != nil || !bytes.Equal(r.data, value) {
+			t.Fatalf("%s: %d bytes, %v", name, len(r.data), err)
+		}
+		if got := after.TotalAlloc - before.TotalAlloc; got > 8*uint64(len(value)) {
+			t.Errorf("%s: %d bytes were allocated for a value of %d", name, got, len(value))
+		}
 	}
 }
 
