@@ -922,6 +922,30 @@ type lying struct{ codec.Codec }
 
 func (lying) Name() string { return "json" }
 
+// morse is a codec that package codec does not have.
+type morse struct{ codec.Codec }
+
+func (morse) Name() string { return "morse" }
+
+// TestForeignCodec: its values would be refused by Decode, export and Verify.
+func TestForeignCodec(t *testing.T) {
+	ctx, c := t.Context(), morse{codec.Raw}
+	s := testStore(t, nil, nil)
+	own := testOpen(t, s.dir, &Options{Codec: c}, nil)
+	_, put := s.Put(ctx, "k", "x", WithCodec(c))
+	_, ownPut := own.Put(ctx, "k", "x")
+	_, swap := s.CompareAndSwap(ctx, "k", 0, "x", WithCodec(c))
+	_, update := s.Update(ctx, func(tx *Tx) error { return tx.Put("k", "x", WithCodec(c)) })
+	for _, err := range []error{put, ownPut, swap, update} {
+		if !errors.Is(err, codec.ErrUnknown) || !strings.Contains(err.Error(), `"k"`) {
+			t.Errorf("got %v, want %v and the record named", err, codec.ErrUnknown)
+		}
+	}
+	if rep, err := Verify(ctx, s.dir); err != nil || !rep.OK() {
+		t.Errorf("Verify: %+v, %v", rep, err)
+	}
+}
+
 // TestNilCodec: nil is the store's codec, as in Options.
 func TestNilCodec(t *testing.T) {
 	s := testStore(t, nil, nil)

@@ -22,9 +22,9 @@ type Options struct {
 	ReadOnly bool
 	// NoCreate opens for writing only a store that exists.
 	NoCreate bool
-	// Codec encodes the values given to Put and its like. The default is
-	// codec.MessagePack. A value is decoded with the codec it was written
-	// with, whatever this says.
+	// Codec, which must be one of package codec's, encodes the values given to
+	// Put and its like. The default is codec.MessagePack. A value is decoded with
+	// the codec it was written with, whatever this says.
 	Codec codec.Codec
 	// Mode is given to LOCK when the store is created, whatever the umask;
 	// every other file of the store follows LOCK, whoever writes it. It decides
@@ -73,8 +73,8 @@ type putOptions struct {
 	err     error
 }
 
-// WithCodec encodes the value with c instead of the store's codec. nil is the
-// store's codec.
+// WithCodec encodes the value with c, one of package codec's, instead of the
+// store's codec. nil is the store's codec.
 func WithCodec(c codec.Codec) PutOption {
 	return func(o *putOptions) {
 		if c != nil {

@@ -172,6 +172,10 @@ func (s *Store) prepare(key string, value any, opts []PutOption) (*write, error)
 	if err := w.apply(opts); err != nil {
 		return nil, err
 	}
+	// A value that nobody could decode would be damage to Verify.
+	if _, err := codec.ByName(w.opts.codec.Name()); err != nil {
+		return nil, fmt.Errorf("record %q: %w", key, err)
+	}
 	data, err := w.opts.codec.Marshal(value)
 	if err != nil {
 		return nil, fmt.Errorf("encode record %q: %w", key, err)
@@ -209,9 +213,6 @@ func (w *write) check() error {
 	}
 	if len(w.data) > MaxValueSize {
 		return fmt.Errorf("record %q: value %w: %d bytes, the limit is %d", w.key, ErrTooLarge, len(w.data), MaxValueSize)
-	}
-	if len(w.codec) == 0 || len(w.codec) > 255 {
-		return fmt.Errorf("record %q: the name of codec %q has %d bytes, allowed are 1 to 255", w.key, w.codec, len(w.codec))
 	}
 	return nil
 }
