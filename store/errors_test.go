@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -878,6 +879,48 @@ func TestVerify(t *testing.T) {
 				t.Errorf("Verify: %+v, %v; want an error naming the directory", rep, err)
 			}
 		})
+	}
+}
+
+// TestVerifyEnds: a segment may have many gigabytes, and whoever has asked for it to be
+// read not wait for that.
+func TestVerifyEnds(t *testing.T) {
+	s := testStore(t, &Options{JournalSize: 1}, nil)
+	if _, err := s.Update(t.Context(), func(tx *Tx) error {
+		for i := range 2000 {
+			if err := tx.Put(fmt.Sprintf("%04d", i), i); err != nil {
+				return err
+			}
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	// reads verifies the store with a context that ends with the n-th read of a
+	// segment, and returns how many there were.
+	reads := func(n int) (int, error) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		count, sys := 0, realSystem()
+		sys.fs = &faultfs.Hooked{FS: sys.fs, Before: func(op faultfs.Op) error {
+			if op.Kind == faultfs.OpRead && strings.HasPrefix(filepath.Base(op.Path), segmentPrefix) {
+				if count++; count == n {
+					cancel()
+				}
+			}
+			return nil
+		}}
+		_, err := verify(ctx, s.dir, sys)
+		return count, err
+	}
+	all, err := reads(0)
+	if err != nil || all < 20 {
+		t.Fatalf("%d reads, %v; there should be blocks to read", all, err)
+	}
+	for _, n := range []int{4, all / 2, all - 4} { // while it is checked, and while its values are
+		if got, err := reads(n); !errors.Is(err, context.Canceled) || got > n+3 { // header, footer and root
+			t.Errorf("the context ended with read %d of %d: %d reads, %v", n, all, got, err)
+		}
 	}
 }
 

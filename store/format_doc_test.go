@@ -215,7 +215,7 @@ func TestFormatSegmentExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer g.release()
-	if err := g.check(); err != nil {
+	if err := g.check(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	recs, err := collect(g, "")

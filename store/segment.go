@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -712,14 +713,14 @@ func (sc *segmentScan) descend(s *scanStep) error {
 }
 
 // check reads the whole file, past the cache and what is in memory, and
-// returns the first thing that is wrong with it.
-func (g *segment) check() error {
+// returns the first thing that is wrong with it, or why the context has ended.
+func (g *segment) check(ctx context.Context) error {
 	top, err := g.readTop()
 	if err != nil {
 		return err
 	}
 	c := segmentCheck{g: g}
-	if err := c.walk(top.root); err != nil {
+	if err := c.walk(ctx, top.root); err != nil {
 		return err
 	}
 	c.info.height = top.info.height
@@ -738,14 +739,17 @@ type segmentCheck struct {
 	last []byte // key of the last record
 }
 
-func (c *segmentCheck) walk(b *block) error {
+func (c *segmentCheck) walk(ctx context.Context, b *block) error {
 	if b.at.height == 0 {
 		return c.records(b)
 	}
 	for i := range b.count() {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
 		down, err := c.g.readBlock(b.child(i), b.key(i))
 		if err == nil {
-			err = c.walk(down)
+			err = c.walk(ctx, down)
 		}
 		if err != nil {
 			return err

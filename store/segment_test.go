@@ -148,7 +148,7 @@ func checkSegment(t *testing.T, b []byte, ref segmentRef, recs []rec) {
 		if got, err := collect(g, ""); err != nil || !sameRecs(got, recs) {
 			t.Fatalf("%s: the scan has %d records, %v; want %d", name, len(got), err, len(recs))
 		}
-		if err := g.check(); err != nil {
+		if err := g.check(t.Context()); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
 		got, err := g.info()
@@ -329,7 +329,7 @@ func TestSegmentGoldenNewer(t *testing.T) {
 		b := golden(t, name)
 		g := openBytes(t, b, segmentRef{size: int64(len(b)), id: segID}, nil)
 		_, err := g.get("k")
-		for _, err := range []error{err, g.check()} {
+		for _, err := range []error{err, g.check(t.Context())} {
 			if !errors.Is(err, ErrNewerVersion) || errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), segmentPath) {
 				t.Errorf("%s: got %v, want ErrNewerVersion naming the file", name, err)
 			}
@@ -426,7 +426,7 @@ func TestSegmentFlippedBits(t *testing.T) {
 			b := bytes.Clone(whole)
 			b[i] ^= 1 << bit
 			g := openBytes(t, b, ref, newBlockCache(1<<20))
-			wantDamage(t, g.check(), part[i], part[i])
+			wantDamage(t, g.check(t.Context()), part[i], part[i])
 			got, err := collect(g, "")
 			wantDamage(t, err, part[i], part[i])
 			if len(got) > len(recs) || !sameRecs(got, recs[:len(got)]) {
@@ -463,7 +463,7 @@ func TestSegmentTruncated(t *testing.T) {
 			t.Errorf("%d bytes: opening gives %v", n, err)
 		}
 		if err == nil {
-			err = g.check()
+			err = g.check(t.Context())
 		}
 		wantDamage(t, err, 0, int64(n))
 	}
@@ -471,7 +471,7 @@ func TestSegmentTruncated(t *testing.T) {
 	wantDamage(t, err, ref.size, ref.size)
 	long := ref
 	long.size++
-	wantDamage(t, openBytes(t, append(bytes.Clone(whole), 0), long, nil).check(), 0, ref.size)
+	wantDamage(t, openBytes(t, append(bytes.Clone(whole), 0), long, nil).check(t.Context()), 0, ref.size)
 }
 
 // sealSegment makes all checksums of a segment right that can be, and returns
@@ -590,7 +590,7 @@ func TestSegmentSealed(t *testing.T) {
 			tc.do(b)
 			ref := sealSegment(b)
 			g := openBytes(t, b, ref, newBlockCache(1<<20))
-			err := g.check()
+			err := g.check(t.Context())
 			low, high := tc.offset, tc.offset
 			if low < 0 {
 				low, high = 0, int64(len(b))
@@ -639,7 +639,7 @@ func TestSegmentOrder(t *testing.T) {
 				sealSegment(b)
 			}
 			g := openBytes(t, b, ref, nil)
-			wantDamage(t, g.check(), data[i].off, data[i].off)
+			wantDamage(t, g.check(t.Context()), data[i].off, data[i].off)
 			_, err := collect(g, "")
 			wantDamage(t, err, data[i].off, data[i].off)
 			_, err = g.get(fmt.Sprintf("k%d", 2*i))
@@ -651,7 +651,7 @@ func TestSegmentOrder(t *testing.T) {
 	copy(twice[data[0].off+int64(len(recs[0])):], recs[0])
 	g := openBytes(t, twice, sealSegment(twice), nil)
 	second := data[0].off + int64(len(recs[0]))
-	wantDamage(t, g.check(), second, second)
+	wantDamage(t, g.check(t.Context()), second, second)
 	_, err := collect(g, "")
 	wantDamage(t, err, second, second)
 	// A record that belongs into the next block, where the index is right: no
@@ -661,7 +661,7 @@ func TestSegmentOrder(t *testing.T) {
 	b[last+recHeaderSize+int64(len("raw"))] = 'z'
 	ref = sealSegment(b)
 	g = openBytes(t, b, ref, nil)
-	wantDamage(t, g.check(), data[2].off, data[2].off)
+	wantDamage(t, g.check(t.Context()), data[2].off, data[2].off)
 	_, err = collect(g, "")
 	wantDamage(t, err, data[2].off, data[2].off)
 }
@@ -686,11 +686,11 @@ func TestSegmentForeignBlock(t *testing.T) {
 		for _, at := range allBlocks(t, openBytes(t, whole, ref, nil)) {
 			mixed := bytes.Clone(whole)
 			copy(mixed[at.off:at.end()], b[at.off:])
-			wantDamage(t, openBytes(t, mixed, ref, nil).check(), at.off, at.off)
+			wantDamage(t, openBytes(t, mixed, ref, nil).check(t.Context()), at.off, at.off)
 		}
 		mixed := bytes.Clone(whole)
 		copy(mixed[ref.size-segmentFooterSize:], b[ref.size-segmentFooterSize:])
-		wantDamage(t, openBytes(t, mixed, ref, nil).check(), ref.size-segmentFooterSize, ref.size-segmentFooterSize)
+		wantDamage(t, openBytes(t, mixed, ref, nil).check(t.Context()), ref.size-segmentFooterSize, ref.size-segmentFooterSize)
 	}
 }
 
@@ -720,7 +720,7 @@ func TestSegmentRecordChecksum(t *testing.T) {
 	if _, err := g.get("a/1"); err != nil {
 		t.Fatal(err)
 	}
-	wantDamage(t, g.check(), segmentHeaderSize, segmentHeaderSize)
+	wantDamage(t, g.check(t.Context()), segmentHeaderSize, segmentHeaderSize)
 }
 
 // TestSegmentLengthsCostNothing: a length is checked before room is made for
@@ -734,7 +734,7 @@ func TestSegmentLengthsCostNothing(t *testing.T) {
 		b := bytes.Clone(whole)
 		binary.LittleEndian.PutUint32(b[foot+8:], n)
 		binary.LittleEndian.PutUint64(b[foot:], uint64(foot)-uint64(n))
-		wantDamage(t, openBytes(t, b, sealSegment(b), nil).check(), 0, ref.size)
+		wantDamage(t, openBytes(t, b, sealSegment(b), nil).check(t.Context()), 0, ref.size)
 	}
 	// A file that has so many bytes, and a block that claims more than any may have.
 	path := filepath.Join(t.TempDir(), "segment")
@@ -856,7 +856,7 @@ func TestSegmentCaching(t *testing.T) {
 	if reads != before {
 		t.Errorf("lookups in the cache read %d times", reads-before)
 	}
-	if err := g.check(); err != nil || reads != before+2+len(blocks) {
+	if err := g.check(t.Context()); err != nil || reads != before+2+len(blocks) {
 		t.Errorf("the check reads %d times, %v; want %d", reads-before, err, 2+len(blocks))
 	}
 }
@@ -895,7 +895,7 @@ func TestSegmentOpen(t *testing.T) {
 	if g.acquire() {
 		t.Error("a closed segment can be acquired")
 	}
-	if err := g.check(); !errors.Is(err, os.ErrClosed) {
+	if err := g.check(t.Context()); !errors.Is(err, os.ErrClosed) {
 		t.Errorf("check of a closed file: %v", err)
 	}
 	// A file that becomes shorter under us.
@@ -1088,7 +1088,7 @@ func TestSegmentConcurrent(t *testing.T) {
 			if got, err := collect(g, ""); err != nil || !sameRecs(got, recs) {
 				t.Errorf("scan: %d records, %v", len(got), err)
 			}
-			if err := g.check(); err != nil {
+			if err := g.check(t.Context()); err != nil {
 				t.Error(err)
 			}
 		})
@@ -1169,7 +1169,7 @@ func fuzzSegment(t *testing.T, g *segment) {
 	bad := func(err error) bool {
 		return err != nil && (!errors.Is(err, ErrCorrupt) && !errors.Is(err, ErrNewerVersion) || !strings.Contains(err.Error(), segmentPath))
 	}
-	whole := g.check()
+	whole := g.check(t.Context())
 	recs, err := collect(g, "")
 	if bad(whole) || bad(err) || whole == nil && err != nil {
 		t.Fatalf("check %v, scan %v", whole, err)
@@ -1237,7 +1237,7 @@ func TestSegmentLargeRecord(t *testing.T) {
 						t.Errorf("%s: %d bytes, %v; want its record", r.key(), len(got), err)
 					}
 				}
-				if err := g.check(); err != nil {
+				if err := g.check(t.Context()); err != nil {
 					t.Error(err)
 				}
 				checkSegment(t, b, ref, recs)

@@ -105,7 +105,7 @@ func verify(ctx context.Context, dir string, sys system) (Report, error) {
 	if err := v.inspectSegments(ctx, &out); err != nil {
 		return out, err
 	}
-	return out, judge(&out, s)
+	return out, judge(ctx, &out, s)
 }
 
 // inspectManifest reads a manifest, without its segments: only those of the
@@ -154,11 +154,14 @@ func (s *Store) inspectSegments(ctx context.Context, out *Report) error {
 			continue // retired meanwhile
 		}
 		if err == nil {
-			err = g.check()
+			err = g.check(ctx)
 			if info, infoErr := g.info(); infoErr == nil {
 				f.Records = info.records
 			}
 			g.release()
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
 		f.fail(err)
 	}
@@ -217,11 +220,11 @@ func (s *Store) inspect(name string) (FileReport, bool) {
 
 // judge tells torn manifests from damaged ones, and examines the newest more
 // closely. s is the store as opened for reading, nil if that found damage.
-func judge(out *Report, s *Store) error {
+func judge(ctx context.Context, out *Report, s *Store) error {
 	if s == nil {
 		return nil
 	}
-	st, err := s.newest(context.Background())
+	st, err := s.newest(ctx)
 	if err != nil {
 		return fmt.Errorf("verify: %w", err)
 	}
@@ -239,7 +242,9 @@ func judge(out *Report, s *Store) error {
 			f.Status, f.Err = StatusDamaged, &CorruptError{s.manifestPath(f.Sequence), 32, fmt.Sprintf("it belongs to store %v, this is %v", f.store, st.store)}
 		case f.Status == StatusOK && f.Sequence == st.seq:
 			f.Status = StatusNewest
-			switch read, err := decodable(st); {
+			switch read, err := decodable(ctx, st); {
+			case ctx.Err() != nil:
+				return context.Cause(ctx)
 			case err == nil:
 			case read:
 				f.Status, f.Err = StatusDamaged, err
@@ -273,8 +278,11 @@ func (f FileReport) badSegment() bool { return f.Kind == kindSegment && f.Err !=
 // decodable checks that every record decodes with the codec that it names. With an
 // error, it tells whether the record could be read: else nothing is known of the
 // values, and the error, of whatever kind, is a segment's.
-func decodable(st *state) (read bool, err error) {
+func decodable(ctx context.Context, st *state) (read bool, err error) {
 	for r, err := range st.view.scan(span{}, nil) {
+		if err == nil && ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
 		if err != nil {
 			return false, err
 		}
