@@ -809,6 +809,28 @@ func TestVerify(t *testing.T) {
 			}
 		}
 	})
+	t.Run("a segment is missing, and an old manifest is damaged", func(t *testing.T) {
+		dir, _ := storeWith(t, 3, &Options{JournalSize: 1})
+		missing := mustSnapshot(t, testOpen(t, dir, &Options{ReadOnly: true}, nil)).view.segs[0].path
+		if err := os.Remove(missing); err != nil {
+			t.Fatal(err)
+		}
+		old := filepath.Join(dir, manifestName(1))
+		overwrite(t, old, flip(-10)(readFile(t, old)))
+		rep, err := Verify(t.Context(), dir)
+		if err != nil || rep.OK() {
+			t.Fatalf("Verify: %+v, %v", rep, err)
+		}
+		var damaged []string
+		for _, f := range rep.Files {
+			if f.Status == StatusDamaged {
+				damaged = append(damaged, filepath.Join(dir, f.Name))
+			}
+		}
+		if !slices.Equal(damaged, []string{old, missing}) {
+			t.Errorf("Verify says that %q are damaged; want %q and %q", damaged, old, missing)
+		}
+	})
 	t.Run("a segment is newer", func(t *testing.T) {
 		dir, _ := storeWith(t, 3, &Options{JournalSize: 1})
 		sn := mustSnapshot(t, testOpen(t, dir, &Options{ReadOnly: true}, nil))

@@ -91,14 +91,20 @@ func verify(ctx context.Context, dir string, sys system) (Report, error) {
 		}
 	}
 	// Files that are whole each by itself may not belong together, or LOCK may
-	// speak of others that are gone.
-	if damage := (*CorruptError)(nil); out.OK() && errors.As(openErr, &damage) {
+	// speak of others that are gone. That others are damaged says nothing of that.
+	if damage := (*CorruptError)(nil); errors.As(openErr, &damage) {
+		known := false
 		for i := range out.Files {
-			if f := &out.Files[i]; v.path(f.Name) == damage.Path || f.Name == lockName && damage.Path == v.dir {
+			f := &out.Files[i]
+			if v.path(f.Name) != damage.Path && (f.Name != lockName || damage.Path != v.dir) {
+				continue
+			}
+			known = true
+			if f.Err == nil {
 				f.Status, f.Err = StatusDamaged, damage
 			}
 		}
-		if name := filepath.Base(damage.Path); out.OK() { // a file that is missing
+		if name := filepath.Base(damage.Path); !known { // a file that is missing
 			out.Files = append(out.Files, FileReport{Name: name, Kind: kindOf(name), Status: StatusDamaged, Err: damage})
 		}
 	}
