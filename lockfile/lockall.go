@@ -70,6 +70,13 @@ func lockAll(ctx context.Context, purpose string, files []*File) (Locks, error) 
 	slices.SortStableFunc(order, func(a, b place) int { return compareIDs(a.id, b.id) })
 	for i := 1; i < len(order); i++ {
 		if a, b := order[i-1], order[i]; a.id == b.id {
+			// If one was removed after it was looked at, the other may have been given
+			// its inode number since.
+			for _, p := range order[i-1 : i+1] {
+				if id, err := identify(p.f.path); err != nil || id != p.id {
+					return nil, errElsewhere
+				}
+			}
 			return nil, b.f.error("lock", fmt.Errorf("%w: it is to be locked as %s at the same time", ErrNested, a.f.name))
 		}
 	}

@@ -359,6 +359,42 @@ func TestLockAllReplacedBefore(t *testing.T) {
 	}
 }
 
+// TestLockAllNumberAgain: a lock file that is removed may leave its inode number to the one
+// that is looked at next. That is not the same lock twice.
+func TestLockAllNumberAgain(t *testing.T) {
+	first, second := lockPath(t), lockPath(t)
+	a, b := mustOpen(t, first), mustOpen(t, second)
+	for _, files := range [][]*File{{a, b}, {b, a}} {
+		// The one that is looked at last is missing, and so comes into being then.
+		path := files[1].path
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		old, moved := choosing, false
+		choosing.fsType = func(dir string) (string, bool, error) {
+			if dir == filepath.Dir(path) && !moved {
+				moved = true
+				if err := os.Rename(files[0].path, path); err != nil {
+					t.Error(err)
+				}
+			}
+			return old.fsType(dir)
+		}
+		locks, err := LockAll(t.Context(), "", files...)
+		choosing = old
+		if !moved {
+			t.Error("no file was made, and the number is that of nobody else")
+		}
+		if err != nil {
+			t.Errorf("two files that had one number in turn: %v", err)
+			continue
+		}
+		if err := locks.Unlock(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 // TestLockAllNothing: the context of no locks is that of LockAll.
 func TestLockAllNothing(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(context.WithValue(t.Context(), testKey{}, "value"))
