@@ -85,8 +85,12 @@ func (a *app) lockBreak(path string) error {
 			}
 			hint = "it is free when these have ended: " + oneLine(strings.Join(names, ", "))
 		}
-		return fail(exitLocked, hint, "lock %s is %s; %v locks are never broken, as the system frees them when a process ends",
-			path, st, st.Mechanism)
+		is := " is "
+		if st.Liveness == lockfile.Dead {
+			is = ": " // what follows is a sentence of its own
+		}
+		return fail(exitLocked, hint, "lock %s%s%s; %v locks are never broken, as the system frees them when a process ends",
+			path, is, st, st.Mechanism)
 	}
 	return err
 }
