@@ -150,6 +150,11 @@ func (a *app) lockGC(dir string, olderThan time.Duration) error {
 		}
 		failed = errs[len(errs)-1]
 	}
+	if failed != nil && len(removed) > 0 {
+		f := describe(failed)
+		f.hint = strings.TrimPrefix(f.hint, "nothing was changed; ")
+		failed = &f
+	}
 	return failed
 }
 
