@@ -221,6 +221,11 @@ func (a *app) lock(cmd *cobra.Command, t lockTarget, argv []string, f *lockFlags
 	}
 	file, err := open(t, opts)
 	if err != nil {
+		// A file without a header cannot be opened while somebody else has locked it.
+		if d := describe(err); errors.Is(err, lockfile.ErrLocked) && d.code == exitIO {
+			d.code, d.msg = f.conflictCode, t.conflict(err, 0)+"; "+d.msg
+			return &d
+		}
 		return f.explain(err)
 	}
 	defer file.Close()
