@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+
+	"github.com/recordstore/recordstore/lockfile"
 )
 
 // A command under update that changed the same store would wait for a lock
@@ -66,11 +68,19 @@ func heldByAncestor(env, dir, name string) bool {
 	if err != nil {
 		return false // no store yet, so nobody holds its lock
 	}
+	path := filepath.Join(dir, name)
 	return slices.ContainsFunc(strings.Fields(list), func(m string) bool {
 		before, ours := strings.CutSuffix(m, ":"+place)
 		pid, err := strconv.Atoi(before)
-		return ours && err == nil && pid > 0 && (alive(pid) || inherited(filepath.Join(dir, name)))
-	})
+		return ours && err == nil && pid > 0 && (alive(pid) || inherited(path))
+	}) && !isFree(path)
+}
+
+// isFree reports whether nobody has the lock. Then a mark was left behind, and its number
+// is that of another process by now.
+func isFree(path string) bool {
+	st, err := lockfile.Inspect(path)
+	return err == nil && st.State == lockfile.Free
 }
 
 // alive reports whether there is such a process, ours or another user's.
