@@ -107,17 +107,17 @@ func compareIDs(a, b fileID) int {
 // identity returns which file the path names. If there is none it creates it, as
 // locking it would.
 func (f *File) identity() (fileID, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.closed {
-		return fileID{}, f.error("lock", fs.ErrClosed)
+	if err := f.checkOpen("lock"); err != nil {
+		return fileID{}, err
 	}
 	id, err := identify(f.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		h, err := f.open()
+		h, err := f.open() // which may take long, and so without f.mu
 		if err != nil {
 			return fileID{}, err
 		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
 		f.putLocked(h)
 		return h.fileID, nil
 	}

@@ -395,6 +395,52 @@ func TestLockAllNumberAgain(t *testing.T) {
 	}
 }
 
+// TestLockAllOpenHangs: while LockAll opens a file anew others of the File give up in time.
+func TestLockAllOpenHangs(t *testing.T) {
+	path := lockPath(t)
+	f := mustOpen(t, path)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	old := choosing
+	asked, answer := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	choosing.fsType = func(dir string) (string, bool, error) {
+		once.Do(func() { close(asked) })
+		<-answer
+		return old.fsType(dir)
+	}
+	t.Cleanup(func() { choosing = old })
+	all := make(chan error, 1)
+	go func() {
+		locks, err := LockAll(t.Context(), "", f)
+		if err == nil {
+			err = locks.Unlock()
+		}
+		all <- err
+	}()
+	<-asked
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	got := make(chan error, 1)
+	go func() {
+		_, err := f.Lock(ctx, "")
+		got <- err
+	}()
+	select {
+	case err := <-got:
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("Lock: %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("who has given up waits for LockAll to open the file")
+	}
+	close(answer)
+	if err := <-all; err != nil {
+		t.Errorf("LockAll: %v", err)
+	}
+}
+
 // TestLockAllNothing: the context of no locks is that of LockAll.
 func TestLockAllNothing(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(context.WithValue(t.Context(), testKey{}, "value"))
