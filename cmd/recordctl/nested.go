@@ -6,11 +6,14 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/recordstore/recordstore/lockfile"
 )
@@ -89,12 +92,50 @@ func alive(pid int) bool {
 	return err == nil || errors.Is(err, syscall.EPERM)
 }
 
+// lockFD is the descriptor by which a command has the lock with lock --inherit. That of
+// an outer one is moved up, by keepInherited.
+const lockFD = 3
+
+// inheritedFDs returns the descriptors from lockFD on, without a gap, that we were started
+// with. Those that we have opened are closed by exec.
+func inheritedFDs() (fds []int) {
+	for fd := lockFD; ; fd++ {
+		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+		if err != nil || flags&unix.FD_CLOEXEC != 0 {
+			return fds
+		}
+		fds = append(fds, fd)
+	}
+}
+
 // inherited reports whether lock --inherit has given us the lock file.
 func inherited(path string) bool {
-	const fd = 3
 	var ours, file syscall.Stat_t
-	return syscall.Fstat(fd, &ours) == nil && syscall.Stat(path, &file) == nil &&
-		ours.Dev == file.Dev && ours.Ino == file.Ino
+	return slices.ContainsFunc(inheritedFDs(), func(fd int) bool {
+		return syscall.Fstat(fd, &ours) == nil && syscall.Stat(path, &file) == nil &&
+			ours.Dev == file.Dev && ours.Ino == file.Ino
+	})
+}
+
+// keepInherited is called when cmd has been given our lock as its descriptor lockFD. If
+// that was a file when we were started, such as another lock, it becomes the next one that
+// is free, so that cmd does not lose it, and the others stay what they are. Afterwards,
+// and whatever the error, the files are to be closed.
+func keepInherited(cmd *exec.Cmd) (files []*os.File, err error) {
+	fds := inheritedFDs()
+	var st syscall.Stat_t
+	if len(fds) == 0 || syscall.Fstat(lockFD, &st) != nil || st.Mode&syscall.S_IFMT != syscall.S_IFREG {
+		return nil, nil
+	}
+	for _, fd := range append(fds[1:], lockFD) {
+		dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return files, os.NewSyscallError("fcntl", err)
+		}
+		files = append(files, os.NewFile(uintptr(dup), "inherited"))
+	}
+	cmd.ExtraFiles = append(cmd.ExtraFiles, files...)
+	return files, nil
 }
 
 // checkNotNested refuses to wait for a lock of the store in dir that who runs
