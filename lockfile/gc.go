@@ -65,8 +65,13 @@ func Remove(path string) error { return remove(path, nil) }
 //     Options.RecordAfter, and sharing it does not;
 //   - files with the application's data ([Lock.WriteData]), which somebody may want
 //     to read again;
+//   - files with several hard links, whose users by another name it would part from those
+//     who come;
 //   - files named LOCK or MERGE, because these are a record store's own wherever it
 //     is one, and their mode says who may use it.
+//
+// It opens all regular files in dir to look at them, and so releases the [POSIX] locks, and
+// those that are not this package's, that the process has on any of them by fcntl(F_SETLK).
 //
 // A file that could not be examined or removed does not keep RemoveUnused from the
 // others. The error joins those of all such files, and each names its file.
@@ -106,7 +111,7 @@ func removeUnused(path string, limit time.Time) error {
 		}
 		b = append(b, make([]byte, fileSize)...)
 		data, err := decodeData(b[dataOffset:][:dataSize])
-		if time.Unix(st.Mtim.Unix()).After(limit) || err != nil || data != nil {
+		if time.Unix(st.Mtim.Unix()).After(limit) || err != nil || data != nil || st.Nlink > 1 {
 			return errKeep
 		}
 		return nil

@@ -391,7 +391,7 @@ func testRemoveUnused(t *testing.T) {
 	dir := t.TempDir()
 	path := func(name string) string { return filepath.Join(dir, name) }
 	var open []*File
-	for _, name := range []string{"free", "young", "held", "shared", "data", "LOCK", "MERGE", "truncated"} {
+	for _, name := range []string{"free", "young", "held", "shared", "data", "LOCK", "MERGE", "truncated", "linked"} {
 		f := mustOpen(t, path(name))
 		l := mustLock(t, f, "")
 		if name == "data" {
@@ -409,6 +409,9 @@ func testRemoveUnused(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(path("text"), []byte("years of work"), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Link(path("linked"), filepath.Join(t.TempDir(), "linked")); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Symlink("free", path("link")); err != nil {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/recordstore/recordstore/internal/vfs"
@@ -92,6 +93,8 @@ type merging struct {
 
 	mergeMu   sync.Mutex // protects mergeLock
 	mergeLock locker     // nil before the first merge
+
+	rewriteErr atomic.Pointer[error] // of the last rewrite
 }
 
 // closePatience is how long Close waits for LOCK so that this process's own
@@ -133,7 +136,11 @@ func (s *Store) publishChanges(base *state, h *header, journal []rec, lock *turn
 		return nil, nil
 	}
 	if len(h.segments) >= maxSegments {
-		return nil, fmt.Errorf("update %s: there are %d segments, the limit, and merging them did not succeed; see recordctl compact", s.dir, maxSegments)
+		err := fmt.Errorf("update %s: there are %d segments, the limit, and merging them did not succeed; see recordctl compact", s.dir, maxSegments)
+		if why := s.rewriteErr.Load(); why != nil && *why != nil {
+			err = fmt.Errorf("%w: %w", err, *why)
+		}
+		return nil, err
 	}
 	out, err := s.writeSegment(base, &recSource{journal}, nil)
 	if err != nil {
@@ -364,6 +371,7 @@ func (s *Store) rewrite(ctx context.Context, in *input) (bool, error) {
 	if s.madeRoom(err) {
 		done, err = s.rewriteOnce(ctx, in)
 	}
+	s.rewriteErr.Store(&err)
 	return done, err
 }
 

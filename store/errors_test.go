@@ -20,6 +20,7 @@ import (
 
 	"github.com/recordstore/recordstore/codec"
 	"github.com/recordstore/recordstore/internal/boot"
+	"github.com/recordstore/recordstore/internal/crc32c"
 	"github.com/recordstore/recordstore/internal/vfs"
 	"github.com/recordstore/recordstore/internal/vfs/faultfs"
 	"github.com/recordstore/recordstore/lockfile"
@@ -846,6 +847,23 @@ func TestVerify(t *testing.T) {
 		for _, f := range rep.Files {
 			path := filepath.Join(dir, f.Name)
 			if f.Status == StatusDamaged || (f.Status == StatusNewer) != (path == newer) || (f.Status == StatusNewest) != (path == newest) {
+				t.Errorf("Verify says %s is %s: %v", f.Name, f.Status, f.Err)
+			}
+		}
+	})
+	t.Run("LOCK is of a newer version", func(t *testing.T) {
+		dir, _ := storeWith(t, 1, nil)
+		lock := filepath.Join(dir, lockName)
+		b := readFile(t, lock)
+		b[8]++
+		binary.LittleEndian.PutUint32(b[12:], crc32c.Checksum(b[:12]))
+		overwrite(t, lock, b)
+		rep, err := Verify(t.Context(), dir)
+		if err != nil || rep.OK() {
+			t.Fatalf("Verify: %+v, %v", rep, err)
+		}
+		for _, f := range rep.Files {
+			if (f.Status == StatusNewer) != (f.Name == lockName) || f.Status == StatusUnread {
 				t.Errorf("Verify says %s is %s: %v", f.Name, f.Status, f.Err)
 			}
 		}

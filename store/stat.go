@@ -15,7 +15,7 @@ import (
 type Stats struct {
 	Dir           string // absolute path
 	ID            ID
-	FormatVersion int
+	FormatVersion int    // of the manifests that are written; older ones are read
 	FileSystem    string // its kind: "ext4", "nfs", ...
 	Network       bool   // the careful path of network file systems is taken
 

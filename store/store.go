@@ -361,8 +361,8 @@ func (s *Store) onNFS3() bool {
 
 // Close waits for the updates under way, and for what they have left to be done
 // soon; a merge of segments that can wait is left to others. Then it closes the
-// store. Snapshots stay valid. A second Close, and every call after the first, reports
-// fs.ErrClosed. Close must not be called from an update function.
+// store. Snapshots stay valid. A second Close, and every later call whose arguments are
+// right, reports fs.ErrClosed. Close must not be called from an update function.
 func (s *Store) Close() error {
 	if !s.opts.ReadOnly { // else nothing is under way, and a timer is dear for who gets one record
 		s.merging.hurryUp()

@@ -178,7 +178,7 @@ func (s *Store) inspectSegments(ctx context.Context, out *Report) error {
 func (f *FileReport) fail(err error) {
 	switch f.Err = err; {
 	case err == nil:
-	case errors.Is(err, ErrNewerVersion):
+	case errors.Is(err, ErrNewerVersion), errors.Is(err, lockfile.ErrIncompatible) && !errors.Is(err, errors.ErrUnsupported):
 		f.Status = StatusNewer
 	case errors.Is(err, ErrCorrupt):
 		f.Status = StatusDamaged

@@ -222,20 +222,32 @@ func (a *app) lock(cmd *cobra.Command, t lockTarget, argv []string, f *lockFlags
 		open = func(t lockTarget, o lockfile.Options) (*lockfile.File, error) { return a.openLock(cmd, t, o) }
 	}
 	file, err := open(t, opts)
-	if err != nil {
-		// A file without a header cannot be opened while somebody else has locked it.
-		if d := describe(err); errors.Is(err, lockfile.ErrLocked) && d.code == exitIO {
-			d.code, d.msg = f.conflictCode, t.conflict(err, 0)+"; "+d.msg
-			return &d
+	w := a.startWait(t.path)
+	defer w.stop() // which ends the lock's context
+	// A file without a header cannot be opened while another program has locked it.
+	for errors.Is(err, lockfile.ErrLocked) && !f.nonblock && w.Err() == nil {
+		if opts.OnWait != nil {
+			opts.OnWait(lockfile.Wait{Path: t.path, Ahead: -1})
 		}
-		return f.explain(err)
+		file, err = open(t, opts)
+	}
+	if err != nil {
+		note.clear()
+		d := describe(err)
+		switch sig := (signalError{}); {
+		case !errors.Is(err, lockfile.ErrLocked):
+			return f.explain(err)
+		case errors.As(context.Cause(w), &sig):
+			return w.explain(sig)
+		case d.code == exitIO:
+			d.code, d.msg = f.conflictCode, t.conflict(err, w.limit)+"; "+d.msg
+		}
+		return &d
 	}
 	defer file.Close()
 	if f.purpose == "" {
 		f.purpose = strings.Join(argv, " ")
 	}
-	w := a.startWait(file.Name())
-	defer w.stop() // which ends the lock's context
 	l, err := takeLock(file, w, f)
 	note.clear()
 	if err != nil {
@@ -394,11 +406,16 @@ func (t lockTarget) conflict(err error, limit time.Duration) string {
 // alive, or else what can be seen now; "" if that is nobody. It reports whether the
 // holder on record is gone.
 func whoHas(path string, h lockfile.Holder, known bool) (who string, gone bool) {
-	if known && h.Liveness() != lockfile.Dead {
+	// Of one in another pid namespace it is not known, and his number says nothing here.
+	alive := h.Liveness()
+	if known && alive == lockfile.Alive {
 		return "held by " + h.String(), false
 	}
 	st, err := lockfile.Inspect(path)
-	if err != nil || st.State == lockfile.Free {
+	switch free := err != nil || st.State == lockfile.Free; {
+	case free && known && alive != lockfile.Dead:
+		return "held by " + h.String(), false
+	case free:
 		return "", false
 	}
 	st.Waiting = 0

@@ -34,10 +34,22 @@ const (
 	mergeLock = "MERGE"
 )
 
-// A mark is "pid:device:inode:name", of the holder, and of a lock file's
+// A mark is "pid@namespace:device:inode:name", of the holder, and of a lock file's
 // directory and name, without spaces. A mark that outlived the holder, in a
 // daemon that the command started, says nothing any more.
-func mark(pid int, place string) string { return strconv.Itoa(pid) + ":" + place }
+func mark(pid int, place string) string {
+	return fmt.Sprintf("%d@%d:%s", pid, pidNamespace(), place)
+}
+
+// pidNamespace returns what tells our pid namespace from others, as [lockfile.Holder] has
+// it on Linux, or 0 if that is not to be had.
+func pidNamespace() uint64 {
+	var st syscall.Stat_t
+	if err := syscall.Stat("/proc/self/ns/pid", &st); err != nil {
+		return 0
+	}
+	return st.Ino
+}
 
 // placeOf returns the part of a mark that says which lock it is. Hard links to
 // a lock file are files of their own here.
@@ -74,16 +86,21 @@ func heldByAncestor(env, dir, name string) bool {
 	path := filepath.Join(dir, name)
 	return slices.ContainsFunc(strings.Fields(list), func(m string) bool {
 		before, ours := strings.CutSuffix(m, ":"+place)
-		pid, err := strconv.Atoi(before)
-		return ours && err == nil && pid > 0 && (alive(pid) || inherited(path))
-	}) && !isFree(path)
-}
-
-// isFree reports whether nobody has the lock. Then a mark was left behind, and its number
-// is that of another process by now.
-func isFree(path string) bool {
-	st, err := lockfile.Inspect(path)
-	return err == nil && st.State == lockfile.Free
+		number, namespace, _ := strings.Cut(before, "@")
+		pid, err := strconv.Atoi(number)
+		if !ours || err != nil || pid <= 0 {
+			return false
+		}
+		st, err := lockfile.Inspect(path)
+		switch {
+		case err == nil && st.State == lockfile.Free:
+			return false // the mark was left behind, and its number may be another's by now
+		case namespace != strconv.FormatUint(pidNamespace(), 10):
+			// The number says nothing here: is it he who has the lock?
+			return err == nil && st.Known && st.Holder.PID == pid && strconv.FormatUint(st.Holder.PIDNamespace, 10) == namespace
+		}
+		return alive(pid) || inherited(path)
+	})
 }
 
 // alive reports whether there is such a process, ours or another user's.
