@@ -341,7 +341,7 @@ func TestHeldByAncestor(t *testing.T) {
 	if err := dead.Run(); err != nil {
 		t.Fatal(err)
 	}
-	ours, theirs := strconv.Itoa(os.Getpid())+":", strconv.Itoa(dead.Process.Pid)+":"
+	ours, theirs := strconv.Itoa(os.Getpid())+"@", strconv.Itoa(dead.Process.Pid)+"@"
 	t.Setenv(lockedEnv, strings.Replace(value, ours, theirs, 1))
 	if heldByAncestor(lockedEnv, dir, "a") {
 		t.Error("the mark of a process that has ended counts")
