@@ -50,7 +50,7 @@ var exitCodes = []struct {
 	{exitUnknown, "the fate of the change is not known: look before you repeat it"},
 	{exitSoftware, "an error inside recordctl"},
 	{exitCantCreate, "the store, or the lock file, cannot be created there"},
-	{exitIO, "an input or output error; the message says whether the change is visible"},
+	{exitIO, "an input or output error; nothing was changed, unless the message says so"},
 	{exitLocked, "the lock was not had in time, and the message names who holds it; lock status: it is held"},
 	{exitVersion, "the store was written by a newer version"},
 	{exitNoPerm, "permission denied"},

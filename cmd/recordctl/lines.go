@@ -388,6 +388,9 @@ func splitLine(text []byte) (fields [fieldCount]field, err error) {
 	if s.peek() != '{' {
 		e := lineErrorf(s.pos, "a line must be a JSON object, {...}")
 		e.hint = fieldsHint
+		if bytes.HasPrefix(text, []byte("\ufeff")) {
+			e.hint = "the line begins with a byte order mark, which JSON does not have: remove it"
+		}
 		return fields, e
 	}
 	s.pos++
