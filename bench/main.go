@@ -23,6 +23,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/recordstore/recordstore/bench/internal/book"
 )
 
@@ -81,6 +83,7 @@ func run(ctx context.Context, args []string, out, progress io.Writer) (err error
 	fmt.Fprintf(out, "%s\n%s\n\n%s\n\n", a.machine, strings.Join(a.lines, "\n"), ratiosMatter)
 	for _, e := range experiments {
 		if slices.Contains(o.letters, e.letter) {
+			unix.Sync() // what others have left to be written slows down whoever is next
 			if err := e.run(l); err != nil {
 				return err
 			}
