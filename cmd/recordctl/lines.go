@@ -208,7 +208,11 @@ func readFields(text []byte, codecName string) (lineRecord, error) {
 		return r, err
 	}
 	for _, i := range []int{fieldRevision, fieldTime} {
-		if f := fields[i]; f.text != nil && !json.Valid(f.text) {
+		switch f := fields[i]; {
+		case f.text == nil:
+		case !utf8.Valid(f.text): // which json lets pass
+			return r, lineErrorf(f.offset, "not valid UTF-8")
+		case !json.Valid(f.text):
 			return r, errNotJSON
 		}
 	}

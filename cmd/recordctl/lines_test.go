@@ -168,6 +168,8 @@ func TestParseLineRefuses(t *testing.T) {
 		{"{\"key\":\"a\",\"value\":\"\xff\"}", "column 21: not valid UTF-8"},
 		{`{"key":"a","value":"\ud800"}`, "column 21: half of a surrogate pair"},
 		{"{\"key\":\"\xff\",\"value\":1}", "column 9: not valid UTF-8"},
+		{"{\"time\":\"\xc3\",\"key\":\"0\",\"value\":1}", "column 9: not valid UTF-8"},
+		{"{\"key\":\"0\",\"value\":1,\"revision\":\"\xff\"}", "column 33: not valid UTF-8"},
 		{`{"key":"\ud800","value":1}`, "column 9: half of a surrogate pair"},
 		{"{\"key\":\"a\tb\",\"value\":1}", "column 10: invalid character"},
 		{`{"key":"a","key":"b","value":1}`, `column 12: the field "key" is there twice`},
