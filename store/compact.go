@@ -138,7 +138,7 @@ func (s *Store) publishChanges(base *state, h *header, journal []rec, lock *turn
 	if len(h.segments) >= maxSegments {
 		err := fmt.Errorf("update %s: there are %d segments, the limit, and merging them did not succeed; see recordctl compact", s.dir, maxSegments)
 		if why := s.rewriteErr.Load(); why != nil && *why != nil {
-			err = fmt.Errorf("%w: %w", err, *why)
+			err = fmt.Errorf("%w: %s", err, (*why).Error()) // not wrapped: the fate of a merge is not the update's
 		}
 		return nil, err
 	}

@@ -229,7 +229,11 @@ func (a *app) lock(cmd *cobra.Command, t lockTarget, argv []string, f *lockFlags
 		if opts.OnWait != nil {
 			opts.OnWait(lockfile.Wait{Path: t.path, Ahead: -1})
 		}
-		file, err = open(t, opts)
+		select { // open may find at once that the file is locked
+		case <-w.Done():
+		case <-time.After(50 * time.Millisecond):
+			file, err = open(t, opts)
+		}
 	}
 	if err != nil {
 		note.clear()
