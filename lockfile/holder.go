@@ -219,19 +219,29 @@ func vacant(b []byte) bool {
 		}
 		full[i] = 0
 	}
-	holder := full[holderOffset:][:holderSize]
-	cutOff := len(b) < holderOffset+holderSize && string(holder[:4]) == holderMagic
-	if _, ok := decodeHolder(holder); ok || cutOff {
-		clear(full[holderOffset:][:holderSize])
-	}
-	if _, err := decodeData(full[dataOffset:][:dataSize]); err == nil {
-		clear(full[dataOffset:][:dataSize])
-	}
+	clearRegion(full[holderOffset:][:holderSize], holderMagic)
+	clearRegion(full[dataOffset:][:dataSize], dataMagic)
 	clear(full[ticketOffset:][:ticketSize])
 	if headerPort(full) != 0 {
 		clear(full[portOffset:][:4])
 	}
 	return len(bytes.Trim(full, "\x00")) == 0
+}
+
+// clearRegion clears a region that is ours by its magic. The rest of it need not be whole:
+// the file may have been cut off there, and have grown again since. Then as much of the
+// magic as is left tells, for what was cut off is zero.
+func clearRegion(region []byte, magic string) {
+	if string(region[:len(magic)]) == magic {
+		clear(region)
+		return
+	}
+	for i := range magic {
+		if region[i] != magic[i] {
+			return
+		}
+		region[i] = 0
+	}
 }
 
 func encodeHolder(h Holder) []byte {

@@ -1152,6 +1152,62 @@ func TestAdopts(t *testing.T) {
 	}
 }
 
+// TestAdoptsCutOff cuts a lock file off twice, with every write of this package in between
+// and after that. The stress of locks met one that was taken for a stranger's: its header
+// and half of its record were gone, and the counter of the queue had been written since.
+func TestAdoptsCutOff(t *testing.T) {
+	holder := encodeHolder(Holder{PID: 1, Host: "host", Command: "command", Purpose: strings.Repeat("p", 256), UID: 1, Start: 1})
+	data := encodeData(bytes.Repeat([]byte("d"), MaxData))
+	type write struct {
+		name string
+		off  int
+		b    []byte
+	}
+	writes := []write{
+		{"nothing", 0, nil},
+		{"header", 0, encodeHeader(OFD)},
+		{"record", holderOffset, holder},
+		{"no record", holderOffset, noHolder[:]},
+		{"ticket", ticketOffset, []byte{9, 8, 7, 6, 5, 4, 3, 2}},
+		{"data", dataOffset, data},
+	}
+	apply := func(b []byte, w write) []byte {
+		if end := w.off + len(w.b); len(b) < end && len(w.b) > 0 {
+			b = append(b, make([]byte, end-len(b))...)
+		}
+		copy(b[min(w.off, len(b)):], w.b)
+		return b
+	}
+	var full []byte
+	for _, w := range writes[1:] {
+		full = apply(full, w)
+	}
+	full = apply(full, writes[2])
+	var cuts []int // near where something begins or ends, and some between
+	for n := range len(full) {
+		near := func(off int) bool { return n >= off-1 && n <= off+17 }
+		if n%37 == 0 || near(0) || near(headerSize) || near(ticketOffset) || near(dataOffset) {
+			cuts = append(cuts, n)
+		}
+	}
+	for _, first := range cuts {
+		for _, w := range writes {
+			once := apply(bytes.Clone(full[:first]), w)
+			for _, second := range cuts {
+				if second > len(once) {
+					break
+				}
+				for _, w2 := range writes {
+					b := apply(bytes.Clone(once[:second]), w2)
+					if _, err := checkHeader(b); err != nil {
+						t.Fatalf("cut off at %d, %s written, cut off at %d, %s written: %v", first, w.name, second, w2.name, err)
+					}
+				}
+			}
+		}
+	}
+}
+
 func reseal(header []byte) { le.PutUint32(header[headerSum:], sum(header[:headerSum])) }
 
 func TestOpenKinds(t *testing.T) {
