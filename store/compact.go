@@ -31,8 +31,12 @@ const (
 	// sizes grow by at least that factor from one to the next older, and what
 	// is merged with newer ones grows by half at least.
 	growth = 2
+	// mergeAbove is the number of segments that are newer than what another process
+	// merges from which on they are merged meanwhile.
+	mergeAbove = 8
 	// mergeAnyway is the number of segments from which on a process merges
-	// though another one says that it does: that may be standing still.
+	// though another one has MERGE and does not say what it merges: it may be
+	// standing still.
 	mergeAnyway = 24
 	// waitForMerge is the number from which on a process merges before it
 	// commits anything more.
@@ -91,8 +95,13 @@ type merging struct {
 	hurried    context.Context // ends closePatience after that
 	hurry      context.CancelFunc
 
-	mergeMu   sync.Mutex // protects mergeLock
+	moving sync.Mutex // held by who moves the journal in the background
+
+	mergeMu   sync.Mutex // protects what follows
 	mergeLock locker     // nil before the first merge
+	mergeHeld heldLock   // MERGE, while merges of this process have it; else nil
+	merges    []*input   // that are under way, the newest inputs last
+	claims    int        // how many wait for MERGE: then it is not given from merge to merge
 
 	rewriteErr atomic.Pointer[error] // of the last rewrite
 }
@@ -463,19 +472,42 @@ func (s *Store) replace(in *input, out *output, lock *turn) (st *state, err erro
 // then. An error is no update's: the journal stays where it is, and is moved by
 // the next commit that crosses a bound; the last bound is the writers'.
 func (s *Store) tidy(st *state) {
-	if st.journalSize() >= s.bound.soft {
-		// Not s.background: this is quick, and who closes the store waits for it.
-		if _, err := s.rewrite(s.hurried, &input{st: st, journal: true}); err != nil {
-			return
-		}
+	if st.journalSize() < s.bound.soft || s.moveJournal(st) {
+		_ = s.merge(s.background)
 	}
-	_ = s.merge(s.background)
 }
 
-// due returns what of st is to be merged, or nil: the newest run of segments of
-// which each older one is not too large for all newer ones of it.
-func due(st *state) *input {
-	segs := st.segments
+// moveJournal moves the journal of st, and what has come since, for as long as that is
+// much. It reports false if it failed, or if somebody in this process is at it: what two
+// of them write at the same time, one has written in vain.
+func (s *Store) moveJournal(st *state) bool {
+	if !s.moving.TryLock() {
+		return false
+	}
+	defer s.moving.Unlock()
+	st.acquire() // cannot fail: the caller holds one
+	for {
+		// Not s.background: this is quick, and who closes the store waits for it.
+		done, err := s.rewrite(s.hurried, &input{st: st, journal: true})
+		st.release()
+		if err != nil || !done {
+			return err == nil
+		}
+		if st = s.current(); st == nil {
+			return false // Close has come between
+		}
+		if st.journalSize() < s.bound.wide {
+			st.release()
+			return true
+		}
+	}
+}
+
+// due returns what of the first n segments of st, which are the newest, is to be merged,
+// or nil: the newest run of segments of which each older one is not too large for all
+// newer ones of it.
+func due(st *state, n int) *input {
+	segs := st.segments[:n]
 	for from := range segs {
 		to, sum := from+1, segs[from].size
 		for to < len(segs) && segs[to].size <= growth*sum {
@@ -489,30 +521,17 @@ func due(st *state) *input {
 	return nil
 }
 
-// merge merges segments until none are due, unless somebody else does: of those
-// who merge at the same time only one gets anywhere. What takes long ends with
-// ctx, unless there are many segments.
+// merge merges segments until none are due, but those that somebody merges already: of
+// those who merge the same at the same time only one gets anywhere. What takes long ends
+// with ctx, unless there are many segments.
 func (s *Store) merge(ctx context.Context) error {
-	st, err := s.newest(s.hurried)
-	if err != nil {
-		return err
-	}
-	in := due(st)
-	st.release()
-	if in == nil {
-		return nil // without MERGE, which would be made
-	}
-	lock, err := s.tryMergeLock()
-	if lock != nil {
-		defer func() { _ = lock.Unlock() }()
-	}
 	for {
-		st, newestErr := s.newest(s.hurried)
-		if newestErr != nil {
-			return newestErr
+		st, err := s.newest(s.hurried)
+		if err != nil {
+			return err
 		}
-		in := due(st)
-		if in == nil || err != nil && len(st.segments) < mergeAnyway {
+		in, err := s.startMerge(st, mergeAnyway)
+		if in == nil {
 			st.release()
 			return err
 		}
@@ -523,11 +542,116 @@ func (s *Store) merge(ctx context.Context) error {
 		case in.bytes() < quickMerge:
 			end = s.hurried
 		}
-		_, rewriteErr := s.rewrite(end, in)
+		_, err = s.rewrite(end, in)
+		s.endMerge(in)
 		st.release()
-		if rewriteErr != nil {
-			return rewriteErr
+		if err != nil {
+			return err
 		}
+	}
+}
+
+// startMerge returns what of st is to be merged that nobody merges already, as far as is
+// known, or nil. The caller is to merge that, and then to call endMerge.
+//
+// A merge of much takes seconds, in which many segments may come, and these are merged
+// meanwhile, by this process if it has MERGE. Another one does so only when there are
+// several, for there is no lock between those who do. If who has MERGE does not say what
+// he merges, from so many segments on it is as if he had not got it.
+func (s *Store) startMerge(st *state, anyway int) (*input, error) {
+	if due(st, len(st.segments)) == nil {
+		return nil, nil // without MERGE, which would be made
+	}
+	if err := s.openMerge(); err != nil {
+		return nil, err
+	}
+	s.mergeMu.Lock()
+	defer s.mergeMu.Unlock()
+	var err error
+	n := s.freeLocked(st)
+	switch {
+	case s.mergeHeld != nil && s.claims > 0:
+		return nil, nil
+	case s.mergeHeld == nil:
+		s.mergeHeld, err = s.mergeLock.TryLock(cmp.Or(s.opts.Purpose, "merging"))
+	}
+	if err != nil {
+		s.mergeHeld = nil
+		switch above, told := s.aboveOthers(st); {
+		case told && above >= mergeAbove:
+			n = min(n, above)
+		case told || len(st.segments) < anyway:
+			return nil, err
+		}
+	}
+	in := due(st, n)
+	if in == nil {
+		s.letGoLocked()
+		return nil, err
+	}
+	s.enterLocked(in, s.mergeHeld)
+	return in, nil
+}
+
+// freeLocked returns how many of the newest segments of st are newer than all that this
+// process merges.
+func (s *Store) freeLocked(st *state) int {
+	n := len(st.segments)
+	for _, in := range s.merges {
+		n = min(n, st.newerThan(in.newest()))
+	}
+	return n
+}
+
+// newest returns the id of the newest segment of the input.
+func (in *input) newest() ID { return in.st.segments[in.from].id }
+
+// newerThan returns how many segments of st are newer than the one with the id: all, if it
+// is not there any more.
+func (st *state) newerThan(id ID) int {
+	if i := slices.IndexFunc(st.segments, func(g segmentRef) bool { return g.id == id }); i >= 0 {
+		return i
+	}
+	return len(st.segments)
+}
+
+// aboveOthers returns how many of the newest segments of st are newer than those that the
+// holder of MERGE merges, and whether he says what that is.
+func (s *Store) aboveOthers(st *state) (n int, told bool) {
+	data, err := s.sys.lockData(s.path(mergeName))
+	if err != nil || len(data) != len(ID{}) {
+		return 0, false
+	}
+	return st.newerThan(ID(data)), true
+}
+
+// enterLocked notes that in is being merged, and says so in MERGE, if that is held. It is a
+// hint: whoever does not know of it merges in vain, or makes this merge one.
+func (s *Store) enterLocked(in *input, held heldLock) {
+	s.merges = append(s.merges, in)
+	if held != nil {
+		id := in.newest()
+		_ = held.WriteData(id[:])
+	}
+}
+
+// endMerge is called when in has been merged, or is not to be.
+func (s *Store) endMerge(in *input) {
+	s.mergeMu.Lock()
+	defer s.mergeMu.Unlock()
+	s.merges = slices.DeleteFunc(s.merges, func(m *input) bool { return m == in })
+	if n := len(s.merges); n > 0 && s.mergeHeld != nil {
+		id := s.merges[n-1].newest()
+		_ = s.mergeHeld.WriteData(id[:])
+	}
+	s.letGoLocked()
+}
+
+// letGoLocked releases MERGE if no merge of this process needs it.
+func (s *Store) letGoLocked() {
+	if len(s.merges) == 0 && s.mergeHeld != nil {
+		_ = s.mergeHeld.Unlock()
+		s.mergeHeld = nil
 	}
 }
 
@@ -540,13 +664,9 @@ func (s *Store) mergeFirst() {
 		if st == nil {
 			return
 		}
-		in := due(st)
-		if len(st.segments) < waitForMerge || in == nil {
-			st.release()
-			return
-		}
+		many := len(st.segments) >= waitForMerge && due(st, len(st.segments)) != nil
 		st.release()
-		if !s.mergeOnce() {
+		if !many || !s.mergeOnce() {
 			return // an error shows itself at the limit
 		}
 	}
@@ -554,30 +674,51 @@ func (s *Store) mergeFirst() {
 
 // mergeOnce is one step of mergeFirst. It reports whether that was of any use.
 func (s *Store) mergeOnce() bool {
-	ctx, cancel := context.WithTimeout(s.hurried, closePatience)
-	defer cancel()
-	if s.openMerge() == nil {
-		if lock, err := s.mergeLock.Lock(ctx, cmp.Or(s.opts.Purpose, "merging")); err == nil {
-			defer func() { _ = lock.Unlock() }()
-		}
-	}
 	st, err := s.newest(s.hurried)
 	if err != nil {
 		return false
 	}
+	in, _ := s.startMerge(st, maxSegments+1)
+	if in == nil { // somebody has MERGE who is at it, or stands still
+		st.release()
+		ctx, cancel := context.WithTimeout(s.hurried, closePatience)
+		defer cancel()
+		lock, _ := s.claimMerge(ctx, "merging")
+		if lock != nil {
+			defer func() { _ = lock.Unlock() }()
+		}
+		if st, err = s.newest(s.hurried); err != nil {
+			return false
+		}
+		if in = due(st, len(st.segments)); in != nil && len(st.segments) >= waitForMerge {
+			s.mergeMu.Lock()
+			s.enterLocked(in, lock)
+			s.mergeMu.Unlock()
+		} else {
+			in = nil
+		}
+	}
 	defer st.release()
-	if in := due(st); in != nil && len(st.segments) >= waitForMerge {
+	if in != nil {
 		_, err = s.rewrite(s.hurried, in)
+		s.endMerge(in)
 	}
 	return err == nil
 }
 
-// tryMergeLock takes MERGE, without waiting.
-func (s *Store) tryMergeLock() (heldLock, error) {
+// claimMerge waits for MERGE, which merges of this process may have too.
+func (s *Store) claimMerge(ctx context.Context, purpose string) (heldLock, error) {
 	if err := s.openMerge(); err != nil {
 		return nil, err
 	}
-	return s.mergeLock.TryLock(cmp.Or(s.opts.Purpose, "merging"))
+	count := func(n int) {
+		s.mergeMu.Lock()
+		defer s.mergeMu.Unlock()
+		s.claims += n
+	}
+	count(1)
+	defer count(-1)
+	return s.mergeLock.Lock(ctx, cmp.Or(s.opts.Purpose, purpose))
 }
 
 // openMerge opens MERGE, which gets LOCK's owner and permissions: who may write
@@ -635,14 +776,11 @@ func (s *Store) compact(ctx context.Context) error {
 	defer s.busy.Done()
 	ctx, cancel := context.WithCancel(ctx) // it waits for as long as its caller likes, see rewrite
 	defer cancel()
-	if err := s.openMerge(); err != nil {
-		return err
-	}
-	lock, err := s.mergeLock.Lock(ctx, cmp.Or(s.opts.Purpose, "compacting"))
+	lock, err := s.claimMerge(ctx, "compacting")
 	if err != nil {
 		return err
 	}
-	err = s.compactLocked(ctx)
+	err = s.compactLocked(ctx, lock)
 	_ = lock.Unlock()
 	if err != nil {
 		return err
@@ -651,8 +789,8 @@ func (s *Store) compact(ctx context.Context) error {
 }
 
 // compactLocked moves the journal, then merges all segments. What others add
-// meanwhile is left.
-func (s *Store) compactLocked(ctx context.Context) error {
+// meanwhile is left. It is called with MERGE held.
+func (s *Store) compactLocked(ctx context.Context, merge heldLock) error {
 	once := func(f func(st *state) *input) (bool, error) {
 		st, err := s.newest(ctx)
 		if err != nil {
@@ -662,6 +800,12 @@ func (s *Store) compactLocked(ctx context.Context) error {
 		in := f(st)
 		if in == nil {
 			return true, nil
+		}
+		if !in.journal {
+			s.mergeMu.Lock()
+			s.enterLocked(in, merge)
+			s.mergeMu.Unlock()
+			defer s.endMerge(in)
 		}
 		return s.rewrite(ctx, in)
 	}

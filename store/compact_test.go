@@ -440,7 +440,7 @@ func TestDue(t *testing.T) {
 		{"older ones alone", []int64{1, 5, 10, 100}, 1, 3},
 		{"nothing", []int64{1, 3, 9, 27}, 0, 0},
 	} {
-		in := due(sized(tc.sizes...))
+		in := due(sized(tc.sizes...), len(tc.sizes))
 		if in == nil {
 			in = &input{}
 		}
@@ -476,7 +476,7 @@ func TestDueGrowth(t *testing.T) {
 					size := tc.size(n)
 					moved += size
 					st.segments = slices.Insert(st.segments, 0, segmentRef{size: size})
-					for in := due(st); in != nil; in = due(st) {
+					for in := due(st, len(st.segments)); in != nil; in = due(st, len(st.segments)) {
 						merged += in.bytes()
 						st.segments = slices.Replace(st.segments, in.from, in.to, segmentRef{size: in.bytes()})
 					}
@@ -789,6 +789,57 @@ func TestMergeAnyway(t *testing.T) {
 	}
 	if most != mergeAnyway-1 {
 		t.Errorf("there were up to %d segments, want %d", most, mergeAnyway-1)
+	}
+}
+
+// While much is being merged, what comes meanwhile is merged too, and not what is being
+// merged already: not by the same process, nor by another one, if MERGE says what that is.
+// Without that, each who moved a journal from the 24th segment on began the same large
+// merge once more.
+func TestMergeBeside(t *testing.T) {
+	for _, other := range []bool{false, true} {
+		t.Run(fmt.Sprintf("another process: %v", other), func(t *testing.T) {
+			g := newMill(t)
+			for i := range 3 {
+				g.put(fmt.Sprint("old", i))
+				g.do(g.moving())
+			}
+			st := g.current()
+			large, err := g.startMerge(st, mergeAnyway)
+			if err != nil || large == nil || large.to-large.from != 3 {
+				t.Fatalf("%+v, %v; want a merge of three", large, err)
+			}
+			defer func() {
+				g.endMerge(large)
+				st.release()
+			}()
+			s := g.Store
+			if other {
+				s = mustOpen(t, simDir, nil, g.m.system(plain(g.m.disk)))
+				defer s.Close()
+			}
+			for i := range 3 * mergeAnyway {
+				g.put(fmt.Sprint("new", i))
+				g.do(g.moving())
+				if err := s.merge(context.Background()); err != nil && !errors.Is(err, lockfile.ErrLocked) {
+					t.Fatal(err)
+				}
+				now, err := g.newest(context.Background())
+				if err != nil {
+					t.Fatal(err)
+				}
+				above := now.newerThan(large.newest())
+				if above == len(now.segments) {
+					t.Fatal("what is being merged was merged")
+				}
+				if now.release(); above > mergeAbove {
+					t.Fatalf("%d segments came and were not merged", above)
+				}
+			}
+			if done, err := g.rewrite(context.Background(), large); !done || err != nil {
+				t.Errorf("the large merge: %v, %v", done, err)
+			}
+		})
 	}
 }
 

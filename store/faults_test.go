@@ -270,7 +270,7 @@ func TestNoSpaceButOldFiles(t *testing.T) {
 				case "update":
 					_, err = applyUpdate(context.Background(), s, "w/more", nil)
 				case "rewrite":
-					err = s.compactLocked(context.Background())
+					err = s.compactLocked(context.Background(), nil)
 				}
 				settle(s)
 				if (err == nil) != tc.works || err != nil && !errors.Is(err, cause) {

@@ -273,7 +273,7 @@ func mergingBeside(opts *Options) scenario {
 		}
 		defer b.Close()
 		done := make(chan error, 1)
-		go func() { done <- b.compactLocked(context.Background()) }()
+		go func() { done <- b.compactLocked(context.Background(), nil) }()
 		select {
 		case <-at.reached:
 		case err := <-done:

@@ -207,6 +207,9 @@ func (s *Store) inspect(name string) (FileReport, bool) {
 			break // there is nothing of the store's in it
 		}
 		_, err := s.sys.lockData(s.path(name))
+		if name == mergeName && errors.Is(err, lockfile.ErrCorrupt) {
+			err = nil // a hint, never flushed: the power may have torn it
+		}
 		if f.fail(err); errors.Is(err, lockfile.ErrCorrupt) || errors.Is(err, lockfile.ErrNotLockFile) {
 			f.Status = StatusDamaged
 		}

@@ -263,7 +263,15 @@ var mutants = []mutant{
 	},
 	{
 		"merge: MERGE is believed without end", "store/compact.go",
-		"if in == nil || err != nil && len(st.segments) < mergeAnyway {", "if in == nil || err != nil {", "^TestMergeAnyway$",
+		"case told || len(st.segments) < anyway:", "default:", "^TestMergeAnyway$",
+	},
+	{
+		"merge: what this process merges is merged again", "store/compact.go",
+		"	n := s.freeLocked(st)\n", "	n := len(st.segments)\n", "^TestMergeBeside$",
+	},
+	{
+		"merge: what another process merges is merged again", "store/compact.go",
+		"			n = min(n, above)\n", "", "^TestMergeBeside$",
 	},
 	{
 		"retire: a segment above the lowest manifest", "store/retire.go",
