@@ -22,8 +22,9 @@ $(BIN)/golangci-lint: Makefile
 	GOBIN=$(BIN) go install $(GOLANGCI_LINT)
 	touch $@
 
-bench: ## what one commit, 64 goroutines, a get and a snapshot cost
-	go test -run '^$$' -bench . -benchmem ./store ./lockfile
+BENCHTIME = 1s
+bench: ## what one commit, 64 goroutines, a get, a snapshot, a lock cost
+	go test -run '^$$' -bench . -benchmem -benchtime $(BENCHTIME) ./store ./lockfile ./cmd/recordctl
 
 BENCHFLAGS = -markdown results.md -svg results.svg
 bench-peers: ## the same work on SQLite, bbolt, LMDB, ...: needs a C compiler and sqlite3
