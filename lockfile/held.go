@@ -95,8 +95,8 @@ func (h *handle) sync() error { return ignoringEINTR(func() error { return unix.
 
 // Unlock releases the lock. It does so once: every further call changes nothing
 // and returns an error that wraps [ErrReleased]. After any other error the lock
-// is released nevertheless; one that wraps [ErrLost] says that it was not held all
-// the time.
+// is released nevertheless, a link lock as soon as the file system lets it, which is
+// tried in the background; one that wraps [ErrLost] says that it was not held all the time.
 //
 // The lock's context ends before anybody else can have the lock. After
 // [Lock.Inherit] the lock is released only when the children have ended too.

@@ -128,6 +128,10 @@ const (
 
 	minPoll = time.Millisecond
 	maxPoll = 100 * time.Millisecond
+
+	// maxRelease is the longest pause between two tries to release what could not be
+	// released, on a full disk perhaps.
+	maxRelease = time.Second
 )
 
 type linker struct {
@@ -137,6 +141,7 @@ type linker struct {
 	outdated func() bool                                  // the path does not name the lock file any more
 	liveness func(h Holder, lease time.Duration) Liveness // of who has a claim with that lease
 	record   func() []byte                                // the holder record of this process
+	again    func(try func() bool)                        // untilDone
 	lease    time.Duration
 	keep     int // keepNumbers
 	atOnce   int // retireAtOnce
@@ -147,8 +152,7 @@ type linker struct {
 	mu     sync.Mutex    // protects isLeft
 	isLeft bool
 
-	held       atomic.Pointer[holding] // nil if it is not held
-	unreleased *holding                // what unlock could not release
+	held atomic.Pointer[holding] // nil if it is not held
 }
 
 func newLinker(h *handle) *linker {
@@ -163,6 +167,7 @@ func newLinker(h *handle) *linker {
 			updateHolder(b, "", time.Now(), newClaim())
 			return b
 		},
+		again:  untilDone,
 		lease:  h.opts.Lease,
 		keep:   keepNumbers,
 		atOnce: retireAtOnce,
@@ -399,9 +404,8 @@ func (l *linker) claim(n uint64) (bool, error) {
 	c := &claim{kind: kindClaim, id: newClaimID(), number: n, lease: l.lease, holder: l.record()}
 	ours, err := l.publish(c)
 	if err != nil {
-		abandoned.Store(c.id, true)
-		if ok, isErr := isClaim(l.dir, n, c.id); isErr == nil && ok {
-			_ = releaseClaim(l.dir, n, c.id)
+		if !gone(l.dir, n, c.id) {
+			l.releaseLater(l.dir, n, c.id)
 		}
 		return false, err
 	}
@@ -462,6 +466,43 @@ func releaseClaim(dir claimDir, n uint64, id claimID) error {
 		return ErrLost
 	}
 	return err
+}
+
+// gone releases the claim id at number n if it is there, and reports whether it is known not
+// to be held.
+func gone(dir claimDir, n uint64, id claimID) bool {
+	ours, err := isClaim(dir, n, id)
+	if err == nil && ours {
+		err = releaseClaim(dir, n, id)
+	}
+	return err == nil || errors.Is(err, ErrLost)
+}
+
+// releaseLater tries again and again to release a claim that nobody holds, until it is gone:
+// for as long as this process lives, others must take the claim for held. The directory is
+// not the linker's any more.
+func (l *linker) releaseLater(dir claimDir, n uint64, id claimID) {
+	abandoned.Store(id, true) // whoever comes upon it here releases it too
+	if l.dir == dir {
+		l.dir = nil
+	}
+	l.again(func() bool {
+		if !gone(dir, n, id) {
+			return false
+		}
+		abandoned.Delete(id)
+		dir.close()
+		return true
+	})
+}
+
+// untilDone calls try in the background until it reports true.
+func untilDone(try func() bool) {
+	go func() {
+		for pause := minPoll; !try(); pause = min(2*pause, maxRelease) {
+			time.Sleep(pause)
+		}
+	}()
 }
 
 // wasBroken looks among the breaks for one, at number n, of the claim id.
@@ -603,8 +644,7 @@ func (l *linker) unlock() error {
 	}
 	err := releaseClaim(held.dir, held.n, held.id)
 	if err != nil && !errors.Is(err, ErrLost) {
-		abandoned.Store(held.id, true) // close tries again, and so does who comes upon it
-		l.unreleased = held
+		l.releaseLater(held.dir, held.n, held.id)
 		return err
 	}
 	if err == nil && lost {
@@ -648,10 +688,6 @@ func (l *linker) close() error {
 	var err error
 	if l.held.Load() != nil {
 		err = l.unlock()
-	}
-	if h := l.unreleased; h != nil && releaseClaim(h.dir, h.n, h.id) == nil {
-		abandoned.Delete(h.id)
-		err = nil
 	}
 	l.shut()
 	return err

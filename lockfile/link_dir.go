@@ -3,6 +3,7 @@
 package lockfile
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -206,13 +207,7 @@ func makeClaims(h *handle) error {
 	if err := os.Mkdir(tmp, 0o700); err != nil {
 		return err
 	}
-	// A stranger to the group cannot give it away. Its members then have the
-	// permissions of the others, as he has.
-	mode := claimsMode(fs.FileMode(st.Mode) & 0o777)
-	if err := os.Chown(tmp, -1, int(st.Gid)); err != nil {
-		mode = ofStrangers(mode)
-	}
-	if err := os.Chmod(tmp, mode); err != nil {
+	if err := giveClaims(tmp, int(st.Gid), claimsMode(fs.FileMode(st.Mode)&0o777)); err != nil {
 		_ = os.Remove(tmp)
 		return err
 	}
@@ -225,6 +220,27 @@ func makeClaims(h *handle) error {
 		return nil // somebody else was faster
 	}
 	return err
+}
+
+// giveClaims gives the directory that was made just now its group and mode. Whoever may
+// write where it is can put another file there meanwhile, even root's: so it is opened, and
+// what is not an empty directory stays as it is. Whose it is does not tell: a server may make
+// root somebody else.
+func giveClaims(path string, gid int, mode fs.FileMode) error {
+	dir, err := os.OpenFile(path, os.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if _, err := dir.Readdirnames(1); err != io.EOF {
+		return cmp.Or(err, fmt.Errorf("%s was replaced while it was made, by a directory that is not empty", path))
+	}
+	// A stranger to the group cannot give it away. Its members then have the
+	// permissions of the others, as he has.
+	if err := dir.Chown(-1, gid); err != nil {
+		mode = ofStrangers(mode)
+	}
+	return dir.Chmod(mode)
 }
 
 // claimsMode returns the mode of the directory for that of the lock file. There is no

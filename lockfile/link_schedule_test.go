@@ -144,6 +144,11 @@ func (a *actor) linker() *linker {
 			return Alive
 		},
 		record: func() []byte { return encodeHolder(Holder{PID: a.pid}) },
+		again: func(try func() bool) {
+			for !try() && a.s.rand.IntN(4) > 0 { // it may take longer than the rest of its life
+				a.yield()
+			}
+		},
 		keep:   int(a.s.seed % 3),
 		atOnce: 2 + int(a.s.seed%5),
 	}

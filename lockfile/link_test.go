@@ -232,6 +232,45 @@ func TestLinkModes(t *testing.T) {
 	}
 }
 
+// TestGiveClaims: what somebody has put in place of the directory of claims, before it
+// got its permissions, does not get them.
+func TestGiveClaims(t *testing.T) {
+	dir := t.TempDir()
+	private, full, empty := filepath.Join(dir, "private"), filepath.Join(dir, "full"), filepath.Join(dir, "empty")
+	if err := os.WriteFile(private, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{full, empty, filepath.Join(full, "x")} {
+		if err := os.Mkdir(name, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, target := range []string{private, full, empty} {
+		link := target + ".link"
+		if err := os.Symlink(target, link); err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range []string{link, target} {
+			before, err := os.Stat(target)
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = giveClaims(name, os.Getgid(), 0o777)
+			after, statErr := os.Stat(target)
+			if statErr != nil {
+				t.Fatal(statErr)
+			}
+			if name == empty {
+				if err != nil || after.Mode().Perm() != 0o777 {
+					t.Errorf("%s: %v, mode %v", name, err, after.Mode())
+				}
+			} else if err == nil || after.Mode() != before.Mode() {
+				t.Errorf("%s: %v, and mode %v after %v", name, err, after.Mode(), before.Mode())
+			}
+		}
+	}
+}
+
 // TestLinkRemoveExtras: the directory goes while others have it open and wait.
 func TestLinkRemoveExtras(t *testing.T) {
 	path := lockPath(t)
