@@ -215,10 +215,24 @@ func (h *handle) sameMechanism() error {
 	if err != nil {
 		return err
 	}
-	if m, err := checkHeader(b[:n]); err == nil && m != Auto && m != h.mechanism {
+	switch m, err := checkHeader(b[:n]); {
+	case errors.Is(err, ErrNotLockFile):
+		return h.overwritten() // or it was cut off
+	case err == nil && m != Auto && m != h.mechanism:
 		return fmt.Errorf("%w: by one that is used with %v locks", ErrReplaced, m)
+	case err == nil && m == TCP && headerPort(b[:]) != 0 && headerPort(b[:]) != h.port:
+		return fmt.Errorf("%w: by one that is used with port %d", ErrReplaced, headerPort(b[:]))
 	}
 	return nil
+}
+
+// overwritten returns an error if the file does not hold what a lock file does.
+func (h *handle) overwritten() error {
+	_, mine, err := h.readHead(fileSize + 1)
+	if err == nil && !mine {
+		err = fmt.Errorf("%w: something else was written into it", ErrReplaced)
+	}
+	return err
 }
 
 // lose notes that the lock, if it is not released, was lost.
@@ -497,12 +511,15 @@ func (l *Lock) Sync() error {
 	})
 }
 
-// write is use for what writes to the file: not if the lock is known to be lost. After
-// an error the handle is closed when the lock is released, so that it is found out what
-// is the matter.
+// write is use for what writes to the file: not if the lock is known to be lost, or
+// something else is in the file. After an error the handle is closed when the lock is
+// released, so that it is found out what is the matter.
 func (l *Lock) write(op string, fn func(h *handle) error) error {
 	return l.use(op, func(h *handle) error {
 		err := h.held()
+		if err == nil {
+			err = h.overwritten()
+		}
 		if err == nil {
 			err = fn(h)
 		}

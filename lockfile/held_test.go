@@ -1,6 +1,7 @@
 package lockfile
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -629,6 +630,69 @@ func TestContextMany(t *testing.T) {
 		wg.Wait()
 		if err := context.Cause(l.Context()); !errors.Is(err, ErrReleased) && !errors.Is(err, ErrReplaced) {
 			t.Fatal(err)
+		}
+	}
+}
+
+// TestForeignContent: what somebody writes into a lock file that is open, or locked, is
+// not changed any more, and the holder is told.
+func TestForeignContent(t *testing.T) {
+	for _, opts := range []Options{{}, {NoRecord: true}, {NoQueue: true}, {Mechanism: Flock}, {Mechanism: POSIX}, {Mechanism: Unix}, {Mechanism: TCP}, {Mechanism: Link}} {
+		for _, size := range []int{20, 600, 3000} {
+			t.Run(fmt.Sprintf("%v/%v/%v/%d bytes", opts.Mechanism, opts.NoQueue, opts.NoRecord, size), func(t *testing.T) {
+				path := lockPath(t)
+				if opts.Mechanism == TCP {
+					opts.Port = testPort(path)
+				}
+				f, g := openWith(t, path, opts), openWith(t, path, opts)
+				want := bytes.Repeat([]byte("results\n"), size)[:size]
+				step := func(name string, do func()) {
+					t.Helper()
+					do()
+					if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, want) {
+						t.Errorf("%s: the file holds %d bytes %.40q, %v", name, len(got), got, err)
+					}
+				}
+
+				mustUnlock(t, mustLock(t, g, "")) // g knows the file
+				l := mustLock(t, f, "")
+				if err := os.WriteFile(path, want, 0o666); err != nil {
+					t.Fatal(err)
+				}
+				step("written", func() {})
+				var waited chan error
+				step("waiting", func() {
+					waited = make(chan error, 1)
+					go func() {
+						m, err := g.Lock(context.Background(), "")
+						if err == nil {
+							err = m.Unlock()
+						}
+						waited <- err
+					}()
+					eventually(t, "waiting", waiting(g, 1))
+				})
+				step("WriteData", func() {
+					if err := l.WriteData([]byte("data")); !errors.Is(err, ErrReplaced) && !errors.Is(err, ErrLost) {
+						t.Errorf("WriteData: %v", err)
+					}
+				})
+				step("Check", func() {
+					if err := l.Check(); !errors.Is(err, ErrReplaced) && !errors.Is(err, ErrLost) {
+						t.Errorf("Check: %v", err)
+					}
+				})
+				step("released", func() {
+					eventually(t, "held for more than a moment", func() bool { return time.Since(l.since) > forMoment })
+					_ = l.Unlock()
+				})
+				step("waited", func() { <-waited })
+				step("locked again", func() {
+					if m, err := g.TryLock(""); err == nil {
+						_ = m.Unlock()
+					}
+				})
+			})
 		}
 	}
 }

@@ -141,17 +141,18 @@ func (l *ofd) enter(shared bool) error {
 	if err := l.wait(l.ticketType(), gate, 1, true); err != nil {
 		return err
 	}
-	var b [ticketSize]byte
-	_, _ = l.h.readAt(b[:], ticketOffset) // see above: it only orders
-	t := int64(le.Uint64(b[:]))
+	head, mine, _ := l.h.readHead(ticketOffset + ticketSize)
+	b := head[ticketOffset:] // see above: it only orders
+	t := int64(le.Uint64(b))
 	if t < firstTicket || t >= gate/2 || t%ticketStep != 0 {
 		t = firstTicket
 	}
 	switch t, err := l.takeTicket(t); err {
 	case nil:
 		l.turn, l.ticket = t, t
-		le.PutUint64(b[:], uint64(t+ticketStep))
-		_ = l.h.writeAt(b[:], ticketOffset)
+		if le.PutUint64(b, uint64(t+ticketStep)); mine {
+			_ = l.h.writeAt(b, ticketOffset)
+		}
 	case errBusy, errForeign:
 		// Someone who is not one of us has locked them all. Wait for him too.
 		l.turn, l.ticket = gate, 0

@@ -31,6 +31,8 @@ type handle struct {
 	spoiled   atomic.Bool  // what was written was not taken: it may not be used again
 	swept     bool         // no record that somebody left is in the file
 	size      atomic.Int64 // of the file, when the path was last seen to name it
+	checked   int64        // the size that the file had when writeRecord last read it
+	recorded  time.Time    // since when the lock is held that the record says; zero if there is none
 	gone      atomic.Bool  // path was seen not to name the file: see abandon
 }
 
@@ -513,6 +515,27 @@ func (h *handle) close() error {
 	return err
 }
 
+// Whoever names the file by mistake may have written something else into it since it was
+// opened, which must not be lost. So before something is written it is made sure that it
+// still is a lock file, as far as that costs nothing to speak of: see writeRecord and withdraw.
+
+// mine reports whether what the file begins with is of a lock file that is used with h's
+// mechanism, or nothing that would be in the way of its header.
+func (h *handle) mine(b []byte) bool {
+	if bytes.HasPrefix(b, h.header()) {
+		return true
+	}
+	m, err := checkHeader(b)
+	return err == nil && (m == Auto || m == h.mechanism)
+}
+
+// readHead reads the file up to an offset, and reports whether it is mine.
+func (h *handle) readHead(to int) (b []byte, mine bool, err error) {
+	b = make([]byte, to)
+	n, err := h.readAt(b, 0)
+	return b, err == nil && h.mine(b[:n]), err
+}
+
 // announce records that this process holds the lock. The record is a courtesy, and
 // failing to write it, on a full disk perhaps, no reason not to lock.
 func (h *handle) announce(purpose string, since time.Time) error {
@@ -520,15 +543,24 @@ func (h *handle) announce(purpose string, since time.Time) error {
 		h.record = append(h.header(), encodeHolder(self())...)
 	}
 	updateHolder(h.record[holderOffset:], purpose, since, newClaim())
-	return h.writeRecord()
+	h.recorded = time.Time{}
+	err := h.writeRecord()
+	if err == nil {
+		h.recorded = since
+	}
+	return err
 }
 
 // writeRecord writes the record. If the file has been cut off, or the header says which
 // port it is, it mends that too, but writes nothing if somebody has put another there:
 // those who come later go by that, and so must we. No lock is needed for the header, as
 // the lock is held, and who would adopt the file for another mechanism sees that (unused).
+//
+// To read the file each time would make a lock dearer by a fifth. It is read when its size
+// is another than it was.
 func (h *handle) writeRecord() error {
-	if h.size.Load() >= holderOffset+holderSize && h.mechanism != TCP {
+	size := h.size.Load()
+	if size >= holderOffset+holderSize && size == h.checked && h.mechanism != TCP {
 		return h.writeAt(h.record[holderOffset:], holderOffset)
 	}
 	b, err := h.contents()
@@ -541,11 +573,27 @@ func (h *handle) writeRecord() error {
 	case err == nil && m != Auto && (m != h.mechanism || headerPort(b) != h.port && headerPort(b) != 0):
 		return fmt.Errorf("%w: its header was replaced by one for %v locks", ErrIncompatible, m)
 	}
+	h.checked = max(int64(len(b)), holderOffset+holderSize)
 	return h.writeAt(h.record, 0)
 }
 
-// withdraw clears the record.
-func (h *handle) withdraw() { _ = h.writeAt(noHolder[:], holderOffset) }
+// withdraw clears the record. While the lock was held for a moment only, it is taken to be
+// there.
+func (h *handle) withdraw() {
+	if h.recorded.IsZero() {
+		return
+	}
+	if time.Since(h.recorded) > forMoment {
+		var b [holderSize]byte
+		if _, err := h.readAt(b[:], holderOffset); err != nil || string(b[:]) != string(h.record[holderOffset:]) {
+			return
+		}
+	}
+	_ = h.writeAt(noHolder[:], holderOffset)
+}
+
+// forMoment is much more than it takes to read a record.
+const forMoment = 200 * time.Microsecond
 
 var noHolder [holderSize]byte
 
@@ -565,8 +613,7 @@ func (h *handle) tidy() {
 		return
 	}
 	h.swept = true
-	var b [holderSize]byte
-	if n, err := h.readAt(b[:], holderOffset); err == nil && n > 0 && b != noHolder {
+	if b, mine, _ := h.readHead(holderOffset + holderSize); mine && string(b[holderOffset:]) != string(noHolder[:]) {
 		_ = h.writeAt(noHolder[:], holderOffset)
 	}
 }
@@ -616,14 +663,16 @@ func readData(path string) ([]byte, error) {
 	}
 	defer h.close()
 	region := b[dataOffset:][:dataSize]
-	for began := time.Now(); ; {
+	began := time.Now()
+	for try := 0; ; try++ {
 		data, err := decodeData(region)
 		if err == nil {
 			return data, nil
 		}
 		// A read may see half of a write, and for as long as the writer does not
-		// get to run. What is there when that is over is in the file.
-		if time.Since(began) > settleTime {
+		// get to run. What is there when that is over is in the file. Where many want
+		// to run, we may have looked a few times only until then.
+		if time.Since(began) > settleTime && try >= 50 {
 			return nil, &fs.PathError{Op: "read", Path: path, Err: err}
 		}
 		time.Sleep(50 * time.Microsecond)
