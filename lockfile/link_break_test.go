@@ -421,6 +421,46 @@ func TestLinkFails(t *testing.T) {
 	}
 }
 
+// TestLinkSlow: a file system that does not answer keeps nobody whose context ends.
+func TestLinkSlow(t *testing.T) {
+	path := lockPath(t)
+	var stuck atomic.Bool
+	asked, answer := make(chan bool, 1), make(chan bool)
+	withFaults(t, faultyDir{onLink: func(link func() error, to string) error {
+		if stuck.Load() {
+			asked <- true
+			<-answer
+		}
+		return link()
+	}})
+	f := openLink(t, path)
+	mustUnlock(t, mustLock(t, f, "")) // so that there is a handle
+	stuck.Store(true)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 2)
+	for range 2 {
+		go func() {
+			_, err := f.Lock(ctx, "")
+			ended <- err
+		}()
+	}
+	<-asked
+	eventually(t, "waiting", func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.waiters.Len() == 2
+	})
+	cancel()
+	for range 2 {
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("Lock: %v", err)
+		}
+	}
+	stuck.Store(false)
+	close(answer)
+	mustUnlock(t, mustLock(t, f, ""))
+}
+
 // TestLinkUnread: a lock that was taken, but it could not be told, is not left behind,
 // even if it could not be released at once.
 func TestLinkUnread(t *testing.T) {

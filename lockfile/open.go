@@ -23,6 +23,7 @@ type handle struct {
 	path      string    // absolute, unless it was opened to be looked at
 	opts      *Options
 	fd        int
+	lingers   bool         // even what does not wait for others may take long: see locker.attempt
 	fileID                 // of the open file
 	port      int          // that the file records, for TCP; or 0
 	users     int          // Locks that share it; protected by File.mu
@@ -70,6 +71,7 @@ func (f *File) open() (*handle, error) {
 		err = h.use(m)
 	}
 	if err == nil {
+		h.lingers = m == Link || !choosing.locate(filepath.Dir(f.path)).local // a server may not answer
 		err = h.notOverwritten()
 	}
 	if err != nil {

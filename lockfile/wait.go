@@ -45,7 +45,8 @@ import (
 type locker interface {
 	// attempt takes the lock if that is possible at once, and nobody waits for it
 	// who could be seen. Otherwise it returns errBusy, and has neither a lock nor a
-	// place in the queue. It is called with File.mu held, and must not block.
+	// place in the queue. It does not wait for others; but where that may take long for
+	// other reasons (handle.lingers) it is not called with File.mu held, but by a try.
 	attempt(shared bool) error
 
 	// join is called on a handle that is locked shared, and finds out whether
@@ -258,8 +259,9 @@ type sharedLook struct {
 const maxReplaced = 100
 
 // attemptLocked takes the lock if it is to be had without waiting, behind nobody.
-// Otherwise it returns errBusy; so it does if the file has to be opened for that, which
-// may take long and lets go of f.mu, unless mayOpen.
+// Otherwise it returns errBusy; so it does, unless mayOpen, if that may take long: if the
+// file has to be opened for that, which lets go of f.mu, or the handle lingers. Then the
+// acquirer does it.
 func (f *File) attemptLocked(shared, mayOpen bool) (*handle, error) {
 	if f.opts.ReadOnly && !shared {
 		return nil, f.error("lock", errReadOnly)
@@ -283,7 +285,7 @@ func (f *File) attemptLocked(shared, mayOpen bool) (*handle, error) {
 		}
 	}
 	for try := 0; ; try++ {
-		if len(f.spare) == 0 && !mayOpen {
+		if n := len(f.spare); !mayOpen && (n == 0 || f.spare[n-1].lingers) {
 			return nil, errBusy
 		}
 		h, err := f.handleLocked()
@@ -474,8 +476,8 @@ func (f *File) acquire(a *acquirer, shared bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	replaced := 0 // in a row
-	for f.wantedLocked(shared) {
-		h, err := f.acquireLocked(a, shared)
+	for first := true; f.wantedLocked(shared); first = false {
+		h, err := f.acquireLocked(a, shared, first)
 		if err == ErrReplaced {
 			if replaced++; replaced < maxReplaced {
 				continue
@@ -506,13 +508,22 @@ func (f *File) acquire(a *acquirer, shared bool) {
 // acquireLocked blocks until it has the lock. It returns nothing and no error if that is
 // not wanted any more, and ErrReplaced if it turns out to be on a file that the path does
 // not name. It lets go of f.mu while it is blocked.
-func (f *File) acquireLocked(a *acquirer, shared bool) (*handle, error) {
+//
+// If it is the first thing that the acquirer does, and nobody has tried for him because that
+// is slow, the lock is first tried to be had at once.
+func (f *File) acquireLocked(a *acquirer, shared, first bool) (*handle, error) {
 	h, err := f.handleLocked()
 	if err != nil {
 		return nil, err
 	}
 	f.mu.Unlock()
-	err = h.enter(shared)
+	err = errBusy
+	if first && h.lingers {
+		err = h.attempt(shared)
+	}
+	if errors.Is(err, errBusy) {
+		err = h.enter(shared)
+	}
 	f.mu.Lock()
 	if errors.Is(err, errBusy) {
 		err = f.parkLocked(a, h, shared)
