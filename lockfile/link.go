@@ -368,7 +368,7 @@ func (l *linker) tryTake() (linkState, error) {
 			if why == "" {
 				return st, errBusy
 			}
-			if _, err := l.breakState(&st, why); err != nil {
+			if _, _, err := l.breakState(&st, why); err != nil {
 				return st, err
 			}
 			continue

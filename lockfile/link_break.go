@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -52,13 +53,15 @@ func (h *handle) liveness(of Holder, lease time.Duration) Liveness {
 	return l
 }
 
-// breakState breaks the claim that st was found in. It reports false if the state is
-// another by now.
-func (l *linker) breakState(st *linkState, why string) (bool, error) {
-	return l.publish(&claim{
+// breakState breaks the claim that st was found in, and returns the record of that. It
+// reports false if the state is another by now.
+func (l *linker) breakState(st *linkState, why string) (*claim, bool, error) {
+	c := &claim{
 		kind: kindBreak, id: newClaimID(), number: st.n + 1, holder: l.record(),
 		was: st.claim.holder, wasID: st.claim.id, why: why,
-	})
+	}
+	ok, err := l.publish(c)
+	return c, ok, err
 }
 
 // BreakStale takes a lock from a holder who cannot release it any more, and reports
@@ -106,14 +109,12 @@ func BreakStale(ctx context.Context, path string) (Break, error) {
 			if why == "" {
 				break // watch on
 			}
-			ours, err := l.breakState(&st, why)
+			c, ours, err := l.breakState(&st, why)
 			if err != nil {
 				return fail(err)
 			}
 			if ours {
-				was, _ := decodeHolder(st.claim.holder)
-				by, _ := decodeHolder(l.record())
-				return Break{Time: by.Since, By: by, Was: was, Why: why}, nil
+				return c.broken(), nil
 			}
 		}
 		timer := time.NewTimer(maxPoll)
@@ -138,7 +139,8 @@ func (l *linker) unproved(path string, st *linkState, err error) error {
 		text = fmt.Sprintf("its lease of %v was not seen to run out", st.claim.lease)
 	}
 	name := func(n uint64) string { return path + claimsSuffix + "/" + numberName(n) }
-	why := fmt.Errorf("%s; who is sure that it is gone can release the lock for it: ln '%s' '%s'", text, name(st.n), name(st.n+1))
+	quote := func(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" } // as a shell wants it
+	why := fmt.Errorf("%s; who is sure that it is gone can release the lock for it: ln %s %s", text, quote(name(st.n)), quote(name(st.n+1)))
 	if st.unclear {
 		why = fmt.Errorf("%s is not understood", name(st.n))
 	}

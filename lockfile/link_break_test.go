@@ -212,7 +212,7 @@ func TestLinkPausedBreaker(t *testing.T) {
 			mustUnlock(t, l)
 			l = mustLock(t, f, "")
 		}
-		if ok, err := slow.breakState(&st, why); ok || err != nil {
+		if _, ok, err := slow.breakState(&st, why); ok || err != nil {
 			t.Errorf("after %d changes a state of the past was broken: %v, %v", changes, ok, err)
 		}
 		if err := linkerOf(l).check(); err != nil {
@@ -242,7 +242,7 @@ func TestLinkReleasedWhileBroken(t *testing.T) {
 		}
 		done := make(chan bool)
 		go func() {
-			ok, err := slow.breakState(&st, "a test")
+			_, ok, err := slow.breakState(&st, "a test")
 			if err != nil {
 				t.Error(err)
 			}
@@ -272,7 +272,7 @@ func TestLinkLateRelease(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if ok, err := slow.breakState(&st, "a test"); !ok || err != nil {
+		if _, ok, err := slow.breakState(&st, "a test"); !ok || err != nil {
 			t.Fatal(ok, err)
 		}
 		f := openLink(t, path)
@@ -506,7 +506,7 @@ func TestLinkUnread(t *testing.T) {
 // TestLinkOtherMachine: a holder of whom nothing is known is not broken, but may be
 // released by hand.
 func TestLinkOtherMachine(t *testing.T) {
-	path := lockPath(t)
+	path := filepath.Join(t.TempDir(), "it's the LOCK")
 	f := openLink(t, path)
 	mustUnlock(t, mustLock(t, f, ""))
 	far := looker(t, path)
@@ -582,6 +582,9 @@ func TestBreakStale(t *testing.T) {
 	b, err := BreakStale(t.Context(), path)
 	if err != nil || b.Was.PID != pid || b.By.PID != os.Getpid() || b.Why != "its process is dead" {
 		t.Errorf("%+v, %v", b, err)
+	}
+	if st, err := Inspect(path); err != nil || len(st.Breaks) != 1 || st.Breaks[0] != b {
+		t.Errorf("recorded %+v, %v; returned %+v", st.Breaks, err, b)
 	}
 	if _, err := BreakStale(t.Context(), path); err == nil || !strings.Contains(err.Error(), "it is not locked") {
 		t.Errorf("a free lock: %v", err)
@@ -880,4 +883,13 @@ func TestLeaseTooShort(t *testing.T) {
 			t.Errorf("%v: %v", d, err)
 		}
 	}
+}
+
+// TestLeaseLong: a lease of a life lasts.
+func TestLeaseLong(t *testing.T) {
+	l := mustLock(t, openWith(t, lockPath(t), Options{Mechanism: Link, Lease: 1<<63 - 1}), "")
+	if err := l.Check(); err != nil {
+		t.Error(err)
+	}
+	mustUnlock(t, l)
 }

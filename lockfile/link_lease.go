@@ -78,7 +78,7 @@ func hold(dir claimDir, n uint64, id claimID, lease time.Duration, began instant
 	return h
 }
 
-func (h *holding) limit() time.Duration { return h.lease * 2 / 3 }
+func (h *holding) limit() time.Duration { return h.lease / 3 * 2 }
 
 // expired reports whether the lock must be taken for lost, and notes it.
 func (h *holding) expired() bool {
