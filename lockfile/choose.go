@@ -165,6 +165,9 @@ func (c *chooser) choose(p location) (Mechanism, error) {
 			err = fmt.Errorf("the mount option %s %w", opt, errConfined)
 		} else {
 			path, createErr := probeFile(p.dir)
+			if errors.Is(createErr, fs.ErrNotExist) {
+				return 0, fmt.Errorf("the directory %s does not exist: %w", p.dir, fs.ErrNotExist)
+			}
 			if createErr != nil {
 				return 0, fmt.Errorf("finding out which locks work on this file system (%v), unless one is named, needs a file in the directory: %w",
 					p, createErr)

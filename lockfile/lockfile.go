@@ -38,7 +38,9 @@
 //     asked for. After locking, the device
 //     and inode of what was locked are compared with those the path names, so that
 //     processes agree on one file even when someone has replaced it.
-//   - A file that is not a lock file is refused, and not a byte of it is changed.
+//   - A file that is not a lock file is refused, and not a byte of it is changed. Nor is
+//     what somebody writes into a lock file in use, which [Lock.Check] then tells; but
+//     under a lock held for less than a millisecond only its size shows that he has.
 //
 // # Order
 //
@@ -405,7 +407,9 @@ type acquirer struct {
 
 // Open opens the lock file at path, and creates it if it is missing. An existing
 // empty file is adopted, unless kernel locks do not work there, without which it could not
-// be agreed on what it is to be used with, or it is locked: it was truncated in use.
+// be agreed on what it is to be used with, or it is locked: it was truncated in use. (Of
+// sockets and ports it does not ask. Their holder finds with [Lock.Check] that the file is
+// used with something else.)
 // Nothing is locked yet, and Open does not wait for those who have the lock.
 //
 // Open refuses with an error symbolic links and everything else that is not a
