@@ -31,8 +31,8 @@ const (
 	// sizes grow by at least that factor from one to the next older, and what
 	// is merged with newer ones grows by half at least.
 	growth = 2
-	// mergeAbove is the number of segments that are newer than what another process
-	// merges from which on they are merged meanwhile.
+	// mergeAbove is how many segments that are newer than what another process merges are
+	// merged meanwhile.
 	mergeAbove = 8
 	// mergeAnyway is the number of segments from which on a process merges
 	// though another one has MERGE and does not say what it merges: it may be
@@ -46,6 +46,12 @@ const (
 	patientMerge = 12
 	// quickMerge is what is merged in some ten milliseconds, in bytes.
 	quickMerge = 4 << 20
+	// checkEvery is how many bytes of a segment are written between two looks whether to
+	// go on.
+	checkEvery = 256 << 10
+	// shunFor is how long a merge is not tried again that failed for want of room, or
+	// because of damage.
+	shunFor = time.Minute
 )
 
 // defaultJournal is the size in bytes at which the journal is moved into a
@@ -102,6 +108,8 @@ type merging struct {
 	mergeHeld heldLock   // MERGE, while merges of this process have it; else nil
 	merges    []*input   // that are under way, the newest inputs last
 	claims    int        // how many wait for MERGE: then it is not given from merge to merge
+	shun      ID         // the oldest segment of the last merge that would fail again
+	shunUntil time.Time  // until then neither that nor what is older is merged
 
 	rewriteErr atomic.Pointer[error] // of the last rewrite
 }
@@ -214,8 +222,9 @@ func (s *Store) writeSegment(base *state, src source, check func() error) (_ *ou
 		}
 	}()
 	w := newSegmentWriter(f, base.store, newID(), s.sys.layout)
-	for n := 0; r != nil && err == nil; n++ {
-		if err = w.add(r); err == nil && check != nil && n%256 == 0 {
+	for due := int64(0); r != nil && err == nil; {
+		if err = w.add(r); err == nil && check != nil && w.off >= due {
+			due = w.off + checkEvery
 			err = check()
 		}
 		if err == nil {
@@ -305,7 +314,7 @@ func (in *input) source() source {
 		m.add(&recSource{in.st.view.journal})
 	}
 	for _, g := range in.st.view.segs[in.from:in.to] {
-		m.add(g.scan(""))
+		m.add(g.scan(span{}))
 	}
 	return &survivors{m: m, now: in.st.time, bottom: in.to == len(in.st.segments)}
 }
@@ -477,30 +486,17 @@ func (s *Store) tidy(st *state) {
 	}
 }
 
-// moveJournal moves the journal of st, and what has come since, for as long as that is
-// much. It reports false if it failed, or if somebody in this process is at it: what two
-// of them write at the same time, one has written in vain.
+// moveJournal moves the journal of st. It reports false if it failed, or was in vain, or
+// if somebody in this process is at it: what two of them write at the same time, one has
+// written in vain.
 func (s *Store) moveJournal(st *state) bool {
 	if !s.moving.TryLock() {
 		return false
 	}
 	defer s.moving.Unlock()
-	st.acquire() // cannot fail: the caller holds one
-	for {
-		// Not s.background: this is quick, and who closes the store waits for it.
-		done, err := s.rewrite(s.hurried, &input{st: st, journal: true})
-		st.release()
-		if err != nil || !done {
-			return err == nil
-		}
-		if st = s.current(); st == nil {
-			return false // Close has come between
-		}
-		if st.journalSize() < s.bound.wide {
-			st.release()
-			return true
-		}
-	}
+	// Not s.background: this is quick, and who closes the store waits for it.
+	done, err := s.rewrite(s.hurried, &input{st: st, journal: true})
+	return done && err == nil
 }
 
 // due returns what of the first n segments of st, which are the newest, is to be merged,
@@ -543,42 +539,46 @@ func (s *Store) merge(ctx context.Context) error {
 			end = s.hurried
 		}
 		_, err = s.rewrite(end, in)
-		s.endMerge(in)
+		s.endMerge(in, err)
 		st.release()
-		if err != nil {
+		if err != nil && !failsAgain(err) {
 			return err
 		}
 	}
+}
+
+// failsAgain tells whether a merge that ended with err would end so again, for want of room
+// or by damage, if it was tried at once.
+func failsAgain(err error) bool {
+	return noSpace(err) || errors.Is(err, ErrCorrupt)
 }
 
 // startMerge returns what of st is to be merged that nobody merges already, as far as is
 // known, or nil. The caller is to merge that, and then to call endMerge.
 //
 // A merge of much takes seconds, in which many segments may come, and these are merged
-// meanwhile, by this process if it has MERGE. Another one does so only when there are
-// several, for there is no lock between those who do. If who has MERGE does not say what
-// he merges, from so many segments on it is as if he had not got it.
+// meanwhile, by this process if it has MERGE. There is no lock between others who do so. Of
+// them it is the one who finds that mergeAbove more have come, which he sees whose segment
+// was the last of them. If who has MERGE does not say what he merges, from anyway segments
+// on it is as if he had not got it; and so it is if MERGE cannot be used.
 func (s *Store) startMerge(st *state, anyway int) (*input, error) {
 	if due(st, len(st.segments)) == nil {
 		return nil, nil // without MERGE, which would be made
 	}
-	if err := s.openMerge(); err != nil {
-		return nil, err
-	}
+	err := s.openMerge()
 	s.mergeMu.Lock()
 	defer s.mergeMu.Unlock()
-	var err error
 	n := s.freeLocked(st)
 	switch {
 	case s.mergeHeld != nil && s.claims > 0:
 		return nil, nil
-	case s.mergeHeld == nil:
+	case s.mergeHeld == nil && err == nil:
 		s.mergeHeld, err = s.mergeLock.TryLock(cmp.Or(s.opts.Purpose, "merging"))
 	}
 	if err != nil {
 		s.mergeHeld = nil
 		switch above, told := s.aboveOthers(st); {
-		case told && above >= mergeAbove:
+		case told && above > 0 && above%mergeAbove == 0:
 			n = min(n, above)
 		case told || len(st.segments) < anyway:
 			return nil, err
@@ -593,10 +593,25 @@ func (s *Store) startMerge(st *state, anyway int) (*input, error) {
 	return in, nil
 }
 
-// freeLocked returns how many of the newest segments of st are newer than all that this
-// process merges.
+// mergeableLocked returns how many of the newest segments of st are newer than what could
+// not be merged lately: that does not keep them from being merged.
+func (s *Store) mergeableLocked(st *state) int {
+	if time.Now().After(s.shunUntil) {
+		return len(st.segments)
+	}
+	return st.newerThan(s.shun)
+}
+
+// due returns what is to be merged of what can be.
+func (s *Store) due(st *state) *input {
+	s.mergeMu.Lock()
+	defer s.mergeMu.Unlock()
+	return due(st, s.mergeableLocked(st))
+}
+
+// freeLocked returns how many of those are newer than all that this process merges.
 func (s *Store) freeLocked(st *state) int {
-	n := len(st.segments)
+	n := s.mergeableLocked(st)
 	for _, in := range s.merges {
 		n = min(n, st.newerThan(in.newest()))
 	}
@@ -635,10 +650,13 @@ func (s *Store) enterLocked(in *input, held heldLock) {
 	}
 }
 
-// endMerge is called when in has been merged, or is not to be.
-func (s *Store) endMerge(in *input) {
+// endMerge is called when in has been merged, or not, because of err.
+func (s *Store) endMerge(in *input, err error) {
 	s.mergeMu.Lock()
 	defer s.mergeMu.Unlock()
+	if failsAgain(err) {
+		s.shun, s.shunUntil = in.st.segments[in.to-1].id, time.Now().Add(shunFor)
+	}
 	s.merges = slices.DeleteFunc(s.merges, func(m *input) bool { return m == in })
 	if n := len(s.merges); n > 0 && s.mergeHeld != nil {
 		id := s.merges[n-1].newest()
@@ -664,7 +682,7 @@ func (s *Store) mergeFirst() {
 		if st == nil {
 			return
 		}
-		many := len(st.segments) >= waitForMerge && due(st, len(st.segments)) != nil
+		many := len(st.segments) >= waitForMerge && s.due(st) != nil
 		st.release()
 		if !many || !s.mergeOnce() {
 			return // an error shows itself at the limit
@@ -690,7 +708,7 @@ func (s *Store) mergeOnce() bool {
 		if st, err = s.newest(s.hurried); err != nil {
 			return false
 		}
-		if in = due(st, len(st.segments)); in != nil && len(st.segments) >= waitForMerge {
+		if in = s.due(st); in != nil && len(st.segments) >= waitForMerge {
 			s.mergeMu.Lock()
 			s.enterLocked(in, lock)
 			s.mergeMu.Unlock()
@@ -701,7 +719,7 @@ func (s *Store) mergeOnce() bool {
 	defer st.release()
 	if in != nil {
 		_, err = s.rewrite(s.hurried, in)
-		s.endMerge(in)
+		s.endMerge(in, err)
 	}
 	return err == nil
 }
@@ -774,8 +792,17 @@ func (s *Store) compact(ctx context.Context) error {
 		return fs.ErrClosed
 	}
 	defer s.busy.Done()
-	ctx, cancel := context.WithCancel(ctx) // it waits for as long as its caller likes, see rewrite
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx) // it waits for as long as its caller likes, see rewrite
+	defer cancel(nil)
+	defer context.AfterFunc(s.background, func() { cancel(fs.ErrClosed) })()
+	err := s.compactWith(ctx)
+	if err != nil && context.Cause(ctx) == fs.ErrClosed {
+		err = fs.ErrClosed // not that a context has ended, which was not the caller's
+	}
+	return err
+}
+
+func (s *Store) compactWith(ctx context.Context) error {
 	lock, err := s.claimMerge(ctx, "compacting")
 	if err != nil {
 		return err
@@ -805,13 +832,13 @@ func (s *Store) compactLocked(ctx context.Context, merge heldLock) error {
 			s.mergeMu.Lock()
 			s.enterLocked(in, merge)
 			s.mergeMu.Unlock()
-			defer s.endMerge(in)
+			defer s.endMerge(in, nil)
 		}
 		return s.rewrite(ctx, in)
 	}
 	for _, step := range []func(st *state) *input{
 		func(st *state) *input {
-			if len(st.view.journal) == 0 {
+			if len(st.view.journal) == 0 || len(st.segments) >= maxSegments { // there is no room for one more
 				return nil
 			}
 			return &input{st: st, journal: true}

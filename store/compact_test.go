@@ -792,6 +792,159 @@ func TestMergeAnyway(t *testing.T) {
 	}
 }
 
+// A merge that there is no room for, or that comes upon damage, is not tried again at once,
+// and does not keep what is newer from being merged.
+func TestMergeInVain(t *testing.T) {
+	for _, cause := range []error{syscall.ENOSPC, syscall.EDQUOT, &CorruptError{}, syscall.EIO} {
+		t.Run(cause.Error(), func(t *testing.T) {
+			g := newMill(t)
+			for i := range 5 {
+				g.put(fmt.Sprint(i))
+				g.do(g.moving())
+			}
+			st := g.newestState()
+			next := func(want int) *input {
+				t.Helper()
+				in, err := g.startMerge(st, mergeAnyway)
+				if err != nil {
+					t.Fatal(err)
+				}
+				got := 0
+				if in != nil {
+					got = in.to
+				}
+				if got != want {
+					t.Errorf("the %d newest are merged, want %d", got, want)
+				}
+				return in
+			}
+			g.endMerge(next(5), fmt.Errorf("merging: %w", cause))
+			left := []int{4, 3, 2, 0}
+			if cause == syscall.EIO {
+				left = []int{5, 5, 5, 5} // it may be over
+			}
+			for _, want := range left {
+				if in := next(want); in != nil {
+					g.endMerge(in, cause)
+				}
+			}
+			g.shunUntil = time.Now().Add(-1)
+			g.endMerge(next(5), nil)
+		})
+	}
+}
+
+// At the limit of segments there is no room for that of the journal: compacting merges all
+// the same.
+func TestCompactAtLimit(t *testing.T) {
+	g := newMill(t)
+	lock, err := g.turnWith(context.Background(), "test", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range maxSegments { // an update would merge before there are so many
+		st := g.newestState()
+		out, err := g.writeSegment(st, &recSource{[]rec{encodeRec(fmt.Sprintf("k%03d", i), "raw", nil, 1, st.time, 0)}}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := g.child(st)
+		h.lastRev = h.firstRev - 1
+		if err := g.introduce(out, h, 0, 0); err != nil {
+			t.Fatal(err)
+		}
+		next, err := g.publishState(st, h, []rec{encodeRec("j", "raw", nil, 1, st.time, 0)}, lock)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out.keep()
+		out.close()
+		next.release()
+	}
+	lock.end()
+	if err := g.Compact(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if st := g.newestState(); len(st.segments) != 1 {
+		t.Errorf("%d segments are left", len(st.segments))
+	}
+}
+
+// A merge of large values ends with its context, and not when all is written.
+func TestMergeContext(t *testing.T) {
+	g := newMill(t)
+	for i := range 8 {
+		mustPut(t, g.Store, fmt.Sprint(i), strings.Repeat("x", checkEvery))
+	}
+	st := g.newestState()
+	written := 0
+	_, err := g.writeSegment(st, (&input{st: st, journal: true, to: len(st.segments)}).source(), func() error {
+		written++
+		return context.Canceled
+	})
+	if !errors.Is(err, context.Canceled) || written != 1 {
+		t.Errorf("%v, asked %d times", err, written)
+	}
+	asked := 0
+	out, err := g.writeSegment(st, (&input{st: st, journal: true, to: len(st.segments)}).source(), func() error {
+		asked++
+		return nil
+	})
+	if err != nil || asked < 8 {
+		t.Errorf("%v, asked %d times in 8 values that are large enough each", err, asked)
+	}
+	out.close()
+}
+
+// Close does not wait for a Compact that waits for somebody else.
+func TestCloseCompact(t *testing.T) {
+	m := newMachine(faultfs.NewDisk(), 1)
+	s := mustOpen(t, simDir, nil, m.system(plain(m.disk)))
+	mustPut(t, s, "k", "v")
+	letGo := m.hold()
+	defer letGo()
+	compacted := make(chan error, 1)
+	go func() { compacted <- s.Compact(context.Background()) }()
+	for waits := false; !waits; time.Sleep(time.Millisecond) {
+		s.mergeMu.Lock()
+		waits = s.claims > 0
+		s.mergeMu.Unlock()
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-compacted; !errors.Is(err, fs.ErrClosed) {
+		t.Errorf("Compact: %v", err)
+	}
+}
+
+// What cannot be locked as MERGE is as good as a process that stands still with it.
+func TestMergeUnusable(t *testing.T) {
+	m := newMachine(faultfs.NewDisk(), 1)
+	sys := m.system(plain(m.disk))
+	open := sys.openLock
+	sys.openLock = func(path string, opts *lockfile.Options) (locker, error) {
+		if filepath.Base(path) == mergeName {
+			return nil, syscall.EISDIR
+		}
+		return open(path, opts)
+	}
+	s := mustOpen(t, simDir, &Options{JournalSize: softJournal}, sys)
+	defer s.Close()
+	most := 0
+	for i := range 3 * mergeAnyway {
+		mustUpdate(t, s, updateKey("w", i))
+		st, err := s.Stat(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		most = max(most, st.Segments)
+	}
+	if most != mergeAnyway-1 {
+		t.Errorf("there were up to %d segments, want %d", most, mergeAnyway-1)
+	}
+}
+
 // While much is being merged, what comes meanwhile is merged too, and not what is being
 // merged already: not by the same process, nor by another one, if MERGE says what that is.
 // Without that, each who moved a journal from the 24th segment on began the same large
@@ -810,7 +963,7 @@ func TestMergeBeside(t *testing.T) {
 				t.Fatalf("%+v, %v; want a merge of three", large, err)
 			}
 			defer func() {
-				g.endMerge(large)
+				g.endMerge(large, nil)
 				st.release()
 			}()
 			s := g.Store
@@ -832,9 +985,15 @@ func TestMergeBeside(t *testing.T) {
 				if above == len(now.segments) {
 					t.Fatal("what is being merged was merged")
 				}
-				if now.release(); above > mergeAbove {
+				if above > mergeAbove {
 					t.Fatalf("%d segments came and were not merged", above)
 				}
+				if other && above%mergeAbove != 0 {
+					if in, _ := s.startMerge(now, mergeAnyway); in != nil {
+						t.Fatalf("with %d segments everybody begins to merge them", above)
+					}
+				}
+				now.release()
 			}
 			if done, err := g.rewrite(context.Background(), large); !done || err != nil {
 				t.Errorf("the large merge: %v, %v", done, err)

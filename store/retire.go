@@ -49,8 +49,7 @@ func (s *Store) mayRetire(marked *state) bool {
 // only after a commit that has succeeded would leave a full disk full for ever,
 // with our own litter.
 func (s *Store) madeRoom(err error) bool {
-	full := errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
-	if !full || errors.Is(err, ErrUnknown) || errors.Is(err, ErrNotDurable) {
+	if !noSpace(err) || errors.Is(err, ErrUnknown) || errors.Is(err, ErrNotDurable) {
 		return false
 	}
 	st, err := s.newest(context.Background())
@@ -241,4 +240,9 @@ func (s *Store) isOld(path string, at time.Time, age time.Duration) bool {
 func (s *Store) remove(path string) bool {
 	err := s.sys.fs.Remove(path)
 	return err == nil || errors.Is(err, fs.ErrNotExist)
+}
+
+// noSpace tells whether err says that the disk, or what this user may have of it, is full.
+func noSpace(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }

@@ -635,7 +635,7 @@ func (g *segment) info() (segmentInfo, error) {
 // order of their keys. It holds one block of each level.
 type segmentScan struct {
 	g    *segment
-	from string // the walk has not begun, or all keys below are left out
+	span
 	path []scanStep
 	last []byte // key of the last record before the current data block
 }
@@ -647,8 +647,9 @@ type scanStep struct {
 	next int
 }
 
-// scan returns a walk from the first key that is not below from.
-func (g *segment) scan(from string) *segmentScan { return &segmentScan{g: g, from: from} }
+// scan returns a walk from the first key within the span. It may go beyond its end, to
+// where a block begins.
+func (g *segment) scan(sp span) *segmentScan { return &segmentScan{g: g, span: sp} }
 
 // next returns the next record or tombstone; nil: there are no more. After an
 // error it may be called again, and tries the same again.
@@ -698,6 +699,10 @@ func (sc *segmentScan) leave(b *block) {
 
 // descend goes to the next block below s.
 func (sc *segmentScan) descend(s *scanStep) error {
+	if sc.to != "" && string(s.key(s.next)) >= sc.to {
+		sc.path = sc.path[:0] // a value behind the end may be large
+		return nil
+	}
 	b, err := sc.g.down(s.block, s.next, s.at.height > 1)
 	if err != nil {
 		return err

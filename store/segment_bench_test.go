@@ -84,7 +84,7 @@ func BenchmarkSegmentScan(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		n := 0
-		for sc := g.scan(""); ; n++ {
+		for sc := g.scan(span{}); ; n++ {
 			r, err := sc.next()
 			if err != nil {
 				b.Fatal(err)

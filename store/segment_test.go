@@ -81,7 +81,7 @@ func openBytes(t testing.TB, b []byte, ref segmentRef, cache *blockCache) *segme
 // collect returns all that a scan yields.
 func collect(g *segment, from string) ([]rec, error) {
 	var out []rec
-	for sc := g.scan(from); ; {
+	for sc := g.scan(span{from: from}); ; {
 		r, err := sc.next()
 		if r == nil || err != nil {
 			return out, err
@@ -787,7 +787,7 @@ func TestSegmentScan(t *testing.T) {
 			}
 		}
 		for from, want := range map[string]int{"": 100, "a": 100, "k": 100, "k000\x00": 99, "k198\x00": 0, "z": 0} {
-			sc := g.scan(from)
+			sc := g.scan(span{from: from})
 			n := 0
 			for r, err := sc.next(); r != nil || err != nil; r, err = sc.next() {
 				n++
@@ -801,6 +801,45 @@ func TestSegmentScan(t *testing.T) {
 			if r, err := g.get(k); err != nil || (r != nil) != (i%2 == 0 && i < 200) {
 				t.Errorf("layout %+v: %s is %x, %v", layout, k, r, err)
 			}
+		}
+	}
+}
+
+// TestSegmentScanEnd: a scan reads no block that begins behind its end: it may hold a large
+// value.
+func TestSegmentScanEnd(t *testing.T) {
+	recs := []rec{
+		encodeRec("a/1", "raw", nil, 1, 2, 0),
+		encodeRec("a/2", "raw", nil, 1, 2, 0),
+		encodeRec("b", "raw", make([]byte, 1000), 1, 2, 0),
+		encodeRec("c", "raw", make([]byte, 1000), 1, 2, 0),
+	}
+	for _, layout := range []segmentLayout{{dataBlock: 100}, {dataBlock: 1, indexBlock: 1}} {
+		b, ref := writeSegment(t, recs, layout)
+		d := faultfs.NewDisk()
+		d.Mkdir("/d", 0o777)
+		if err := d.WriteFile(segmentPath, b); err != nil {
+			t.Fatal(err)
+		}
+		reads := 0
+		g, err := openSegment(&faultfs.Hooked{FS: d, Before: func(op faultfs.Op) error {
+			if op.Kind == faultfs.OpRead {
+				reads++
+			}
+			return nil
+		}}, segmentPath, segStore, ref, newBlockCache(1<<20))
+		if err != nil {
+			t.Fatal(err)
+		}
+		sc := g.scan(prefixSpan("a/"))
+		n := 0
+		for r, err := sc.next(); r != nil || err != nil; r, err = sc.next() {
+			if n++; err != nil || n > 2 {
+				t.Fatalf("layout %+v: record %d is %x, %v", layout, n, r, err)
+			}
+		}
+		if all := 2 + len(allBlocks(t, openBytes(t, b, ref, nil))); n != 2 || reads > all-2 {
+			t.Errorf("layout %+v: %d records with %d reads, of %d for all", layout, n, reads, all)
 		}
 	}
 }
@@ -938,7 +977,7 @@ func TestSegmentReadErrors(t *testing.T) {
 		left = n - 1
 		var got []rec
 		errs := 0
-		for sc := g.scan(""); ; {
+		for sc := g.scan(span{}); ; {
 			r, err := sc.next()
 			if err != nil {
 				if errs++; !errors.Is(err, syscall.ESTALE) || !strings.Contains(err.Error(), segmentPath) || errors.Is(err, ErrCorrupt) {

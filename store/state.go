@@ -191,7 +191,7 @@ func (v *view) scan(sp span, top changes) iter.Seq2[rec, error] {
 		start, _ := searchRecs(v.journal, sp.from)
 		m := newMerger(&recSource{top.in(sp)}, &recSource{v.journal[start:]})
 		for _, g := range v.segs {
-			m.add(g.scan(sp.from))
+			m.add(g.scan(sp))
 		}
 		for {
 			r, err := m.next()
