@@ -895,7 +895,7 @@ func TestVerify(t *testing.T) {
 		if _, err := s.Update(t.Context(), func(tx *Tx) error { return tx.PutEncoded("bad", "json", bad) }); !errors.Is(err, codec.ErrMalformed) {
 			t.Errorf("PutEncoded: %v, want %v", err, codec.ErrMalformed)
 		}
-		if _, err := s.Put(t.Context(), "bad", bad, WithCodec(lying{codec.Raw})); err != nil {
+		if _, err := s.Update(t.Context(), func(tx *Tx) error { tx.put(&write{key: "bad", codec: "json", data: bad}); return nil }); err != nil {
 			t.Fatal(err)
 		}
 		rep, err := Verify(t.Context(), s.dir)
@@ -964,6 +964,61 @@ func TestVerifyEnds(t *testing.T) {
 	}
 }
 
+// TestVerifyBusy: the newest manifest is examined, also if it has come since the directory was
+// read.
+func TestVerifyBusy(t *testing.T) {
+	s := testStore(t, nil, nil)
+	mustPut(t, s, "k", 0)
+	newest := uint64(0)
+	sys := realSystem()
+	sys.fs = &faultfs.Hooked{FS: sys.fs, Before: func(op faultfs.Op) error {
+		if op.Kind == faultfs.OpLstat && filepath.Base(op.Path) == lockName {
+			mustPut(t, s, "k", 1)
+			st := s.current()
+			newest = st.seq
+			st.release()
+		}
+		return nil
+	}}
+	rep, err := verify(t.Context(), s.dir, sys)
+	if err != nil || !rep.OK() || newest == 0 {
+		t.Fatalf("%+v, %v", rep, err)
+	}
+	i := slices.IndexFunc(rep.Files, func(f FileReport) bool { return f.Status == StatusNewest })
+	if i < 0 || rep.Files[i].Sequence != newest || rep.Files[i].Records != 1 {
+		t.Errorf("the newest, %s, is not among %+v", manifestName(newest), rep.Files)
+	}
+}
+
+// TestSymbolicLink: what the store writes is never one, and whoever has put one there is told
+// what it is.
+func TestSymbolicLink(t *testing.T) {
+	for _, name := range []string{manifestName(99), "segment"} {
+		s := testStore(t, &Options{JournalSize: 1}, nil)
+		mustPut(t, s, "k", strings.Repeat("x", 100))
+		mustPut(t, s, "l", strings.Repeat("x", 100))
+		s.busy.Wait()
+		if name == "segment" {
+			st := s.current()
+			name = st.segments[0].name()
+			st.release()
+			if err := os.Rename(filepath.Join(s.dir, name), filepath.Join(s.dir, "elsewhere")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := os.Symlink("elsewhere", filepath.Join(s.dir, name)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Open(s.dir, nil); !errors.Is(err, ErrCorrupt) || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "symbolic link") {
+			t.Errorf("%s: Open: %v", name, err)
+		}
+		rep, err := Verify(t.Context(), s.dir)
+		if i := slices.IndexFunc(rep.Files, func(f FileReport) bool { return f.Name == name }); err != nil || i < 0 || rep.Files[i].Status != StatusDamaged {
+			t.Errorf("%s: Verify: %+v, %v", name, rep, err)
+		}
+	}
+}
+
 // TestManifestOfAnotherStore: a directory that holds manifests of two stores
 // is damaged. To take the highest for the newest, whosesoever it is, would
 // silently lose the records of the store that was there.
@@ -1000,7 +1055,7 @@ func TestForeignManifestNameInForeignDir(t *testing.T) {
 	wantSameFiles(t, dir, before)
 }
 
-// lying is a codec whose values are not what it says.
+// lying is a codec that has the name of another.
 type lying struct{ codec.Codec }
 
 func (lying) Name() string { return "json" }
@@ -1012,16 +1067,19 @@ func (morse) Name() string { return "morse" }
 
 // TestForeignCodec: its values would be refused by Decode, export and Verify.
 func TestForeignCodec(t *testing.T) {
-	ctx, c := t.Context(), morse{codec.Raw}
+	ctx := t.Context()
 	s := testStore(t, nil, nil)
-	own := testOpen(t, s.dir, &Options{Codec: c}, nil)
-	_, put := s.Put(ctx, "k", "x", WithCodec(c))
-	_, ownPut := own.Put(ctx, "k", "x")
-	_, swap := s.CompareAndSwap(ctx, "k", 0, "x", WithCodec(c))
-	_, update := s.Update(ctx, func(tx *Tx) error { return tx.Put("k", "x", WithCodec(c)) })
-	for _, err := range []error{put, ownPut, swap, update} {
-		if !errors.Is(err, codec.ErrUnknown) || !strings.Contains(err.Error(), `"k"`) {
-			t.Errorf("got %v, want %v and the record named", err, codec.ErrUnknown)
+	for _, c := range []codec.Codec{morse{codec.Raw}, lying{codec.Raw}} {
+		_, put := s.Put(ctx, "k", "x", WithCodec(c))
+		_, swap := s.CompareAndSwap(ctx, "k", 0, "x", WithCodec(c))
+		_, update := s.Update(ctx, func(tx *Tx) error { return tx.Put("k", "x", WithCodec(c)) })
+		for _, err := range []error{put, swap, update} {
+			if !errors.Is(err, codec.ErrUnknown) || !strings.Contains(err.Error(), `"k"`) {
+				t.Errorf("got %v, want %v and the record named", err, codec.ErrUnknown)
+			}
+		}
+		if _, err := Open(s.dir, &Options{Codec: c}); !errors.Is(err, codec.ErrUnknown) {
+			t.Errorf("Open: %v, want %v", err, codec.ErrUnknown)
 		}
 	}
 	if rep, err := Verify(ctx, s.dir); err != nil || !rep.OK() {

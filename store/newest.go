@@ -673,7 +673,7 @@ func (s *Store) counts(st *state) (bool, error) {
 // loadHeader reads no more than the header and the tables of a manifest.
 func (s *Store) loadHeader(seq uint64) (header, error) {
 	path := s.manifestPath(seq)
-	f, err := s.sys.fs.Open(path)
+	f, err := openRegular(s.sys.fs, path)
 	if err != nil {
 		return header{}, vanished(err)
 	}
@@ -739,7 +739,7 @@ func (s *Store) still(st *state) (bool, error) {
 // errVanished, a *CorruptError, ErrNewerVersion, or the file system's.
 func (s *Store) load(seq uint64) (*state, error) {
 	path := s.manifestPath(seq)
-	f, err := s.sys.fs.Open(path)
+	f, err := openRegular(s.sys.fs, path)
 	if err != nil {
 		return nil, vanished(err)
 	}
@@ -821,6 +821,16 @@ func (s *Store) segmentMissing(st *state, err error) error {
 		path = pathErr.Path
 	}
 	return &CorruptError{path, 0, fmt.Sprintf("it is missing, and %s names it", manifestName(st.seq))}
+}
+
+// openRegular opens a file that is to be a regular one. What else can be opened, its Stat
+// tells.
+func openRegular(fsys vfs.FS, path string) (vfs.File, error) {
+	f, err := fsys.Open(path)
+	if errors.Is(err, syscall.ELOOP) {
+		return nil, &CorruptError{path, 0, "not a regular file, but a symbolic link"}
+	}
+	return f, err
 }
 
 func readManifest(path string, f vfs.File) (*state, error) {

@@ -448,7 +448,7 @@ type segmentTop struct {
 // nothing yet: a snapshot needs every segment to be open, a lookup hardly ever
 // needs them all. An error of opening is returned as it is.
 func openSegment(fsys vfs.FS, path string, store ID, ref segmentRef, cache *blockCache) (*segment, error) {
-	f, err := fsys.Open(path)
+	f, err := openRegular(fsys, path)
 	if err != nil {
 		return nil, err
 	}
@@ -634,7 +634,7 @@ func (g *segment) info() (segmentInfo, error) {
 // A segmentScan is a walk over a segment's records and tombstones in ascending
 // order of their keys. It holds one block of each level.
 type segmentScan struct {
-	g    *segment
+	g *segment
 	span
 	path []scanStep
 	last []byte // key of the last record before the current data block

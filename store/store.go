@@ -173,6 +173,9 @@ func open(dir string, opts *Options, sys system) (_ *Store, err error) {
 	if dir == "" {
 		return nil, fmt.Errorf("open store: the name of the directory is empty: %w", fs.ErrInvalid)
 	}
+	if err := checkCodec(s.opts.Codec); err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
 	if s.dir, err = filepath.Abs(dir); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}

@@ -172,8 +172,7 @@ func (s *Store) prepare(key string, value any, opts []PutOption) (*write, error)
 	if err := w.apply(opts); err != nil {
 		return nil, err
 	}
-	// A value that nobody could decode would be damage to Verify.
-	if _, err := codec.ByName(w.opts.codec.Name()); err != nil {
+	if err := checkCodec(w.opts.codec); err != nil {
 		return nil, fmt.Errorf("record %q: %w", key, err)
 	}
 	data, err := w.opts.codec.Marshal(value)
@@ -182,6 +181,16 @@ func (s *Store) prepare(key string, value any, opts []PutOption) (*write, error)
 	}
 	w.codec, w.data = w.opts.codec.Name(), data
 	return w, w.check()
+}
+
+// checkCodec returns an error if c is not one of package codec's: a value that nobody else
+// could decode would be damage to Verify.
+func checkCodec(c codec.Codec) error {
+	known, err := codec.ByName(c.Name())
+	if err == nil && known != c {
+		err = fmt.Errorf("%w: it is called %s, and is not package codec's", codec.ErrUnknown, c.Name())
+	}
+	return err
 }
 
 func (s *Store) prepareEncoded(key, codecName string, data []byte, opts []PutOption) (*write, error) {

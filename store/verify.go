@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -118,7 +119,7 @@ func verify(ctx context.Context, dir string, sys system) (Report, error) {
 // newest need be there still.
 func (s *Store) inspectManifest(f *FileReport) error {
 	path := s.manifestPath(f.Sequence)
-	file, err := s.sys.fs.Open(path)
+	file, err := openRegular(s.sys.fs, path)
 	if err != nil {
 		return vanished(err)
 	}
@@ -233,7 +234,7 @@ func judge(ctx context.Context, out *Report, s *Store) error {
 	if s == nil {
 		return nil
 	}
-	st, err := s.newest(ctx)
+	st, err := s.newestOf(ctx, out)
 	if err != nil {
 		return fmt.Errorf("verify: %w", err)
 	}
@@ -264,6 +265,27 @@ func judge(ctx context.Context, out *Report, s *Store) error {
 		}
 	}
 	return nil
+}
+
+// newestOf returns the newest state, acquired, and adds its manifest to the report if it was
+// published since the directory was read.
+func (s *Store) newestOf(ctx context.Context, out *Report) (*state, error) {
+	for {
+		st, err := s.newest(ctx)
+		if err != nil {
+			return nil, err
+		}
+		name := manifestName(st.seq)
+		i, known := slices.BinarySearchFunc(out.Files, name, func(f FileReport, name string) int { return cmp.Compare(f.Name, name) })
+		if known {
+			return st, nil
+		}
+		if f, ok := s.inspect(name); ok {
+			out.Files = slices.Insert(out.Files, i, f)
+			return st, nil
+		}
+		st.release() // it is retired already: there are newer ones
+	}
 }
 
 // restarted tells whether the machine has restarted between the nearest whole
