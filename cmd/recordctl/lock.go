@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -261,6 +262,11 @@ func (a *app) lock(cmd *cobra.Command, t lockTarget, argv []string, f *lockFlags
 		}
 		return f.explain(err)
 	}
+	if t.dir != "" {
+		if f := t.restoreMode(l); f != nil {
+			defer f.Close()
+		}
+	}
 
 	// That the lock is lost is said once: while the command runs, if it is seen then.
 	var say sync.Once
@@ -341,12 +347,40 @@ func (a *app) openLock(cmd *cobra.Command, t lockTarget, opts lockfile.Options) 
 	if err != nil {
 		return nil, err
 	}
-	// Who created it may have been killed before it had its mode. If the file is
-	// not ours, that is its owner's to put right.
-	if own, err := os.Stat(t.path); err == nil && own.Mode().Perm() != info.Mode().Perm() {
-		_ = os.Chmod(t.path, info.Mode().Perm())
-	}
 	return file, nil
+}
+
+// restoreMode gives the file of a store's lock, which we hold, the permissions of the
+// store's LOCK: who created it may have been killed before it had them. If the file is
+// not ours, that is its owner's to put right.
+//
+// Who may write the directory can put something else in the file's place at any time. So
+// it is done by a descriptor, of the very file that is locked, and not if that has other
+// names, as it may be another's lock. The descriptor is to be closed when the lock is not
+// held any more: with some mechanisms that would release it.
+func (t lockTarget) restoreMode(l *lockfile.Lock) io.Closer {
+	want, err := os.Stat(filepath.Join(t.dir, storeLock))
+	if err != nil {
+		return nil
+	}
+	locked, err := l.Stat()
+	if err != nil || locked.Mode() == want.Mode().Perm() {
+		return nil
+	}
+	// Not to block, should it be a FIFO by now.
+	f, err := os.OpenFile(t.path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil
+	}
+	opened, err := f.Stat()
+	if err != nil {
+		return f
+	}
+	ours, theirs := locked.Sys().(*syscall.Stat_t), opened.Sys().(*syscall.Stat_t)
+	if ours.Dev == theirs.Dev && ours.Ino == theirs.Ino && theirs.Nlink == 1 {
+		_ = f.Chmod(want.Mode().Perm())
+	}
+	return f
 }
 
 // takeLock takes the lock. Afterwards w no longer catches signals.

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/recordstore/recordstore/lockfile"
+)
+
+// The lock file of a store gets the mode of the store's LOCK, and nothing else does that
+// somebody has put in its place since it was locked.
+func TestRestoreMode(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		put     func(secret, path string) error // in place of the lock file
+		restore bool
+	}{
+		{name: "itself", put: func(_, _ string) error { return nil }, restore: true},
+		{name: "symbolic link", put: replaceBy(os.Symlink)},
+		{name: "hard link", put: replaceBy(os.Link)},
+		{name: "hard link to itself", put: func(_, path string) error { return os.Link(path, path+"2") }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			secret, lock := filepath.Join(dir, "secret"), filepath.Join(dir, storeLock)
+			for _, name := range []string{secret, lock} {
+				if err := os.WriteFile(name, nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.Chmod(lock, 0o640); err != nil {
+				t.Fatal(err)
+			}
+			target := lockTarget{path: filepath.Join(dir, "lock.a"), dir: dir}
+			f, err := lockfile.Open(target.path, &lockfile.Options{Mode: 0o600})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			l, err := f.TryLock("")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Unlock()
+			if err := tt.put(secret, target.path); err != nil {
+				t.Fatal(err)
+			}
+			if c := target.restoreMode(l); c != nil {
+				defer c.Close()
+			}
+			want := fs.FileMode(0o600)
+			if tt.restore {
+				want = 0o640
+			}
+			if info, err := l.Stat(); err != nil || info.Mode() != want {
+				t.Errorf("the lock file has mode %v, %v; want %v", info.Mode(), err, want)
+			}
+			if info, err := os.Stat(secret); err != nil || info.Mode() != 0o600 {
+				t.Errorf("the file in its place has mode %v, %v; want %v", info.Mode(), err, fs.FileMode(0o600))
+			}
+		})
+	}
+}
+
+// replaceBy makes what puts a link to the secret in the place of a file.
+func replaceBy(link func(old, name string) error) func(secret, path string) error {
+	return func(secret, path string) error {
+		if err := os.Remove(path); err != nil {
+			return err
+		}
+		return link(secret, path)
+	}
+}
