@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -211,6 +212,9 @@ func (a *app) lock(cmd *cobra.Command, t lockTarget, argv []string, f *lockFlags
 	if err := exec.Command(argv[0]).Err; err != nil {
 		return startError(argv[0], err)
 	}
+	// A message that nobody reads must end neither us, and the command with us, nor give
+	// us another status than its own: until we end, as one may be the last thing we do.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	if err := t.checkNotNested(); err != nil {
 		return err
 	}

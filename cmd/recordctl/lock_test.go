@@ -3,7 +3,9 @@ package main
 import (
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/recordstore/recordstore/lockfile"
@@ -71,5 +73,38 @@ func replaceBy(link func(old, name string) error) func(secret, path string) erro
 			return err
 		}
 		return link(secret, path)
+	}
+}
+
+// A message that nobody reads ends neither lock nor the command, which has the usual SIGPIPE.
+func TestLockMessageUnread(t *testing.T) {
+	for _, tt := range []struct {
+		name, line string
+		want       int
+	}{
+		{"not had", "recordctl lock a -- recordctl lock a -- true", exitNested},
+		{"lost", "recordctl lock a -- rm a", exitIO},
+		{"lost meanwhile", "recordctl lock a -- sh -c 'rm a; sleep 2; echo went on > on'", exitIO},
+		{"of the command", "recordctl lock a -- sh -c 'kill -PIPE $$'", exitSignal + 13},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r, w, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			r.Close()
+			defer w.Close()
+			cmd := exec.Command("sh", "-c", tt.line+"; exit $?")
+			cmd.Dir, cmd.Stderr = t.TempDir(), w
+			cmd.Env = append(os.Environ(), storeEnv+"=", lockedEnv+"=")
+			_ = cmd.Run() // the status says it
+			if got := cmd.ProcessState.ExitCode(); got != tt.want {
+				t.Errorf("%s: status: got %d, want %d", tt.line, got, tt.want)
+			}
+			if _, err := os.Stat(filepath.Join(cmd.Dir, "on")); err != nil && strings.Contains(tt.line, "> on") {
+				t.Errorf("the command did not go on: %v", err)
+			}
+		})
 	}
 }
