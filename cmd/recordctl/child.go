@@ -86,7 +86,7 @@ func runChild(cmd *exec.Cmd) (childStatus, error) {
 		select {
 		case sig := <-sigs:
 			status.signaled = &signalError{sig.(syscall.Signal)}
-			if !fromTerminal(sig) {
+			if !fromTerminal(sig, cmd.Process.Pid) {
 				_ = cmd.Process.Signal(sig) // it may just have ended
 			}
 		case err := <-ended:
@@ -121,10 +121,11 @@ func startError(name string, err error) error {
 	return fail(exitCannotRun, "", "run %q: %w", name, err)
 }
 
-// fromTerminal reports whether the command has had the signal as well: what
-// is typed at a terminal goes to all processes in its foreground. To pass it
-// on would be a second Ctrl-C, which to many programs means: at once.
-func fromTerminal(sig os.Signal) bool {
+// fromTerminal reports whether the command, the process pid, has had the signal as
+// well: what is typed at a terminal goes to all processes in its foreground. To pass
+// it on would be a second Ctrl-C, which to many programs means: at once. A command
+// that has left our process group, as timeout(1) does, has not had it.
+func fromTerminal(sig os.Signal, pid int) bool {
 	if sig != syscall.SIGINT && sig != syscall.SIGQUIT {
 		return false
 	}
@@ -134,7 +135,11 @@ func fromTerminal(sig os.Signal) bool {
 	}
 	defer tty.Close()
 	foreground, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP)
-	return err == nil && foreground == unix.Getpgrp()
+	if err != nil || foreground != unix.Getpgrp() {
+		return false
+	}
+	group, err := unix.Getpgid(pid)
+	return err == nil && group == foreground
 }
 
 // boundedBuffer keeps what is written to it, up to a limit. Beyond that it

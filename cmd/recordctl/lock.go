@@ -65,8 +65,8 @@ Lock ends with the status of CMD, whatever it is: 128+N if signal N killed it, 1
 if it was not found, 126 if it cannot be executed. Where 75 is something that CMD
 might say too, choose another with --conflict-exit. SIGINT, SIGTERM, SIGHUP and
 SIGQUIT are passed on to CMD, and lock goes on until CMD has ended. Those that a
-terminal sends CMD has had already: while lock is in the foreground of one it does
-not pass on SIGINT and SIGQUIT, whoever sent them.
+terminal sends CMD has had already: while both are in the foreground of one, lock
+does not pass on SIGINT and SIGQUIT, whoever sent them.
 
 The lock is freed when lock ends, however it ends, and not before. If lock itself
 is killed by SIGKILL, CMD is sent SIGTERM (on Linux; elsewhere it goes on without

@@ -27,15 +27,22 @@ func TestMain(m *testing.M) {
 
 // hold is a command for scripts: it says through the FIFO ready that it runs,
 // waits until the FIFO go is written to, and prints its arguments. With -term as
-// the first it waits for a SIGTERM before that, and does not end of it. A script
-// that fails interrupts it.
+// the first it waits for a SIGTERM before that, and does not end of it. With -group it
+// runs in a process group of its own. A script that fails interrupts it.
 func hold() {
 	args := os.Args[1:]
 	term := make(chan os.Signal, 1)
-	if len(args) > 0 && args[0] == "-term" {
+	switch {
+	case len(args) > 0 && args[0] == "-term":
 		signal.Notify(term, syscall.SIGTERM)
 		args = args[1:]
-	} else {
+	case len(args) > 0 && args[0] == "-group":
+		if err := syscall.Setpgid(0, 0); err != nil {
+			log.Fatal(err)
+		}
+		args = args[1:]
+		fallthrough
+	default:
 		close(term)
 	}
 	if err := os.WriteFile("ready", []byte("running\n"), 0); err != nil {

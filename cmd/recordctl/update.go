@@ -34,8 +34,8 @@ If CMD fails, that is ends with a status other than 0, nothing is written and
 update ends with the same status: 128+N if signal N killed it, 127 if it was not
 found, 126 if it cannot be executed. SIGINT, SIGTERM, SIGHUP and SIGQUIT are
 passed on to CMD; nothing is written then either, and the status is 128+N. Those
-that a terminal sends CMD has had already: while update is in the foreground of one
-it does not pass on SIGINT and SIGQUIT, whoever sent them.
+that a terminal sends CMD has had already: while both are in the foreground of one,
+update does not pass on SIGINT and SIGQUIT, whoever sent them.
 
 CMD may run more than once, when the lock failed and another process wrote in
 between; the output of its last run counts. It should have no side effects.
