@@ -55,6 +55,14 @@ type childStatus struct {
 	signaled *signalError // we were asked to end while it ran
 }
 
+// err is nil unless SIGINT ended the command: we end of that too, see endOfInterrupt.
+func (s childStatus) err() error {
+	if s.killed && s.code == exitSignal+int(syscall.SIGINT) {
+		return signalError{syscall.SIGINT}
+	}
+	return nil
+}
+
 // runChild runs the command and waits for it. It is in our process group, so
 // that a Ctrl-C reaches it from the terminal; signals sent to us alone are
 // passed on. We outlive it always.

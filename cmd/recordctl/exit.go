@@ -69,7 +69,8 @@ func exitCodesHelp() string {
 	}
 	b.WriteString(`
 update and lock pass on the exit status of the command they run, whatever it
-is. A message "recordctl: ..." on standard error tells that a status is
+is. What is interrupted by SIGINT ends of it, for which a shell has the status
+130, and ends its loop. A message "recordctl: ..." on standard error tells that a status is
 recordctl's; where a script must tell by the status alone, give lock one that
 the command never uses: lock --conflict-exit N.
 

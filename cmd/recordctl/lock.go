@@ -62,7 +62,8 @@ processes that share it; and the status is 75, or that of --conflict-exit. On a
 terminal lock shows while it waits who holds the lock and how many are ahead.
 
 Lock ends with the status of CMD, whatever it is: 128+N if signal N killed it, 127
-if it was not found, 126 if it cannot be executed. Where 75 is something that CMD
+if it was not found, 126 if it cannot be executed. If CMD was killed by SIGINT lock
+kills itself by it, for which a shell has the same status, and ends its loop. Where 75 is something that CMD
 might say too, choose another with --conflict-exit. SIGINT, SIGTERM, SIGHUP and
 SIGQUIT are passed on to CMD, and lock goes on until CMD has ended. Those that a
 terminal sends CMD has had already: while both are in the foreground of one, lock
@@ -292,11 +293,11 @@ func (a *app) lock(cmd *cobra.Command, t lockTarget, argv []string, f *lockFlags
 		return f.explain(err)
 	case checkErr != nil:
 		say.Do(func() { a.note("the lock %s was lost while the command ran: %s", t.name, describe(checkErr).msg) })
-		if status == 0 {
-			status = exitIO
+		if status.code == 0 {
+			status.code = exitIO
 		}
 	}
-	return &failure{code: status}
+	return &failure{code: status.code, err: status.err()}
 }
 
 // checkNotNested refuses to take a lock that who runs us holds until we have ended.
@@ -465,17 +466,17 @@ func whoHas(path string, h lockfile.Holder, known bool) (who string, gone bool) 
 }
 
 // runLocked runs the command with our standard streams and returns its status.
-func (a *app) runLocked(t lockTarget, argv []string, l *lockfile.Lock, f *lockFlags) (int, error) {
+func (a *app) runLocked(t lockTarget, argv []string, l *lockfile.Lock, f *lockFlags) (status childStatus, err error) {
 	dir, name := t.key()
 	locked, err := addMark(lockedEnv, dir, name)
 	if err != nil {
-		return 0, err
+		return status, err
 	}
 	settings := []string{locked}
 	if t.dir != "" {
 		absolute, err := filepath.Abs(t.dir)
 		if err != nil {
-			return 0, err
+			return status, err
 		}
 		settings = append(settings, storeEnv+"="+absolute)
 	}
@@ -484,7 +485,7 @@ func (a *app) runLocked(t lockTarget, argv []string, l *lockfile.Lock, f *lockFl
 	child.Env = childEnv(settings...)
 	if f.inherit {
 		if err := l.Inherit(child); err != nil {
-			return 0, err
+			return status, err
 		}
 		files, err := keepInherited(child)
 		defer func() {
@@ -493,10 +494,9 @@ func (a *app) runLocked(t lockTarget, argv []string, l *lockfile.Lock, f *lockFl
 			}
 		}()
 		if err != nil {
-			return 0, err
+			return status, err
 		}
 		child.SysProcAttr = &syscall.SysProcAttr{} // it has the lock, and may go on without us
 	}
-	status, err := runChild(child)
-	return status.code, err
+	return runChild(child)
 }

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/recordstore/recordstore/lockfile"
@@ -104,6 +105,32 @@ func TestLockMessageUnread(t *testing.T) {
 			}
 			if _, err := os.Stat(filepath.Join(cmd.Dir, "on")); err != nil && strings.Contains(tt.line, "> on") {
 				t.Errorf("the command did not go on: %v", err)
+			}
+		})
+	}
+}
+
+// How the command ended lock tells in the same way if it was by SIGINT, and else by its status.
+func TestLockEndsAsCommand(t *testing.T) {
+	for _, tt := range []struct {
+		line   string
+		status int // -1: a signal
+		signal syscall.Signal
+	}{
+		{"recordctl lock a -- sh -c 'kill -INT $$'", -1, syscall.SIGINT},
+		{"recordctl lock a -- recordctl lock b -- sh -c 'kill -INT $$'", -1, syscall.SIGINT},
+		{"recordctl lock a -- sh -c 'exit 130'", 130, -1},
+		{"recordctl lock a -- sh -c 'kill -TERM $$'", 143, -1},
+		{"trap '' INT; recordctl lock a -- sh -c 'kill -INT $$; exit 5'", 5, -1},
+	} {
+		t.Run(tt.line, func(t *testing.T) {
+			t.Parallel()
+			cmd := exec.Command("sh", "-c", strings.Replace(tt.line, "recordctl", "exec recordctl", 1))
+			cmd.Dir = t.TempDir()
+			cmd.Env = append(os.Environ(), storeEnv+"=", lockedEnv+"=")
+			_ = cmd.Run() // its state says it
+			if ws := cmd.ProcessState.Sys().(syscall.WaitStatus); ws.ExitStatus() != tt.status || ws.Signal() != tt.signal {
+				t.Errorf("got status %d, signal %d; want %d, %d", ws.ExitStatus(), ws.Signal(), tt.status, tt.signal)
 			}
 		})
 	}

@@ -25,17 +25,25 @@ import (
 func main() {
 	stress.MaybeWorker() // ends the process if it is one of stress
 	locks.MaybeWorker()  // or of stress --lock
-	os.Exit(run(os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	a := newApp(os.Stdin, os.Stdout, os.Stderr)
+	code := a.run(os.Args[1:])
+	if a.interrupted {
+		endOfInterrupt()
+	}
+	os.Exit(code)
 }
 
 // run executes one command line and returns its exit status.
 func run(args []string, stdin io.Reader, stdout, stderr io.Writer) (code int) {
-	a := newApp(stdin, stdout, stderr)
+	return newApp(stdin, stdout, stderr).run(args)
+}
+
+func (a *app) run(args []string) (code int) {
 	// A panic that nobody caught would end a Go program with status 2,
 	// which here means that the command line was wrong.
 	defer func() {
 		if p := recover(); p != nil {
-			fmt.Fprintf(stderr, "recordctl: internal error: %v\n%s", p, debug.Stack())
+			fmt.Fprintf(a.stderr, "recordctl: internal error: %v\n%s", p, debug.Stack())
 			code = exitSoftware
 		}
 	}()

@@ -29,6 +29,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 	"unicode/utf8"
 
@@ -41,6 +42,9 @@ import (
 // report prints what is to be said about err and returns the exit status.
 func (a *app) report(err error) int {
 	f := describe(err)
+	if sig := (signalError{}); f.code == exitSignal+int(syscall.SIGINT) && errors.As(err, &sig) {
+		a.interrupted = true
+	}
 	if f.msg != "" {
 		fmt.Fprintf(a.stderr, "recordctl: %s\n", oneLine(f.msg))
 	}

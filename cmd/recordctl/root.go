@@ -41,6 +41,8 @@ type app struct {
 	started bool // the command line was understood
 	changed bool // the store has been changed
 
+	interrupted bool // a SIGINT has ended us, or the command that we ran
+
 	kept *signals // caught until the end of the run; nil before an update
 }
 

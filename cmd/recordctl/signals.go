@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 // signals calls a function for the first signal that asks the process to end.
@@ -94,4 +95,20 @@ func interrupted(ctx context.Context, err error) error {
 		return cause
 	}
 	return err
+}
+
+// endOfInterrupt ends the process of SIGINT, as if it had not been caught. A shell
+// that has had a Ctrl-C too ends a loop only if that is what the command ended of, and
+// not if it said so by its status: then it may have meant to go on. Other signals a
+// terminal does not send to the shell of a loop, or it ends of them itself.
+//
+// It returns if that cannot be.
+func endOfInterrupt() {
+	if signal.Ignored(syscall.SIGINT) {
+		return
+	}
+	signal.Reset(syscall.SIGINT)
+	if syscall.Kill(os.Getpid(), syscall.SIGINT) == nil {
+		time.Sleep(time.Second) // another thread may get it, in a moment
+	}
 }

@@ -149,3 +149,37 @@ func TestInterruptOtherGroup(t *testing.T) {
 		})
 	}
 }
+
+// Who is interrupted ends of that, so that a shell's loop does too.
+func TestInterruptEndsLoop(t *testing.T) {
+	if _, err := exec.LookPath("bash"); err != nil {
+		t.Skip("there is no bash; other shells do not wait for the command's end")
+	}
+	for _, line := range []string{"lock a --", "--store s update a --"} {
+		t.Run(line, func(t *testing.T) {
+			t.Parallel()
+			term := startAtTerminal(t, "bash", "-c", "for i in 1 2 3; do recordctl "+line+` hold; echo "after $i"; done`)
+			term.ready()
+			term.enter("\x03")
+			if got := term.wait(); got.Signal() != syscall.SIGINT {
+				t.Errorf("bash ended with status %d, signal %d", got.ExitStatus(), got.Signal())
+			}
+			if term.until(""); strings.Contains(term.shown, "after") {
+				t.Errorf("the loop goes on: %q", term.shown)
+			}
+		})
+	}
+}
+
+// So does who waits for the lock.
+func TestInterruptWhileWaiting(t *testing.T) {
+	term := startAtTerminal(t, "recordctl", "lock", "a", "--", "sh", "-c", "hold")
+	term.ready()
+	waiting := startAtTerminal(t, "recordctl", "lock", filepath.Join(term.dir, "a"), "--", "touch", "ran")
+	waiting.until("waiting for lock")
+	waiting.enter("\x03")
+	if got := waiting.wait(); got.Signal() != syscall.SIGINT {
+		t.Errorf("got status %d, signal %d", got.ExitStatus(), got.Signal())
+	}
+	waiting.until("interrupted: interrupt; nothing was changed\n")
+}

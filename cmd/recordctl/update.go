@@ -154,7 +154,11 @@ func (a *app) filter(dir string, old store.Record, text []byte, argv []string) (
 	}
 	if err == nil || errors.Is(err, errOutputHeld) {
 		if failed := status.failed(argv[0], output); failed != "" {
-			return nil, &failure{code: status.exitCode(output), msg: fmt.Sprintf("update %q: %s; nothing was written", old.Key, failed)}
+			f := &failure{code: status.exitCode(output), msg: fmt.Sprintf("update %q: %s; nothing was written", old.Key, failed), err: status.err()}
+			if status.signaled != nil {
+				f.err = *status.signaled
+			}
+			return nil, f
 		}
 	}
 	if errors.Is(err, errOutputHeld) {
