@@ -72,10 +72,9 @@ does not pass on SIGINT and SIGQUIT, whoever sent them.
 The lock is freed when lock ends, however it ends, and not before. If lock itself
 is killed by SIGKILL, CMD is sent SIGTERM (on Linux; elsewhere it goes on without
 the lock). Processes that CMD leaves behind do not hold the lock. With --inherit
-CMD and all that it starts hold it too, by their descriptor 3, whatever becomes of
-lock, and it is free when the last of them has ended or closed that. If lock was given
-a file as descriptor 3 itself, as by another lock --inherit, CMD has that as the first
-from 4 on that is free.
+CMD and all that it starts hold it too, by a descriptor, whatever becomes of lock, and
+it is free when the last of them has ended or closed that. It is the first from 3 on
+that lock was not given itself: CMD has those too, as they are.
 
 If the lock is lost while CMD runs, because the file is deleted or replaced or a
 lease has run out, others may run too: lock says so at once, CMD goes on, and the
@@ -484,15 +483,15 @@ func (a *app) runLocked(t lockTarget, argv []string, l *lockfile.Lock, f *lockFl
 	child.Stdin, child.Stdout, child.Stderr = a.stdin, a.stdout, a.stderr
 	child.Env = childEnv(settings...)
 	if f.inherit {
-		if err := l.Inherit(child); err != nil {
-			return status, err
-		}
 		files, err := keepInherited(child)
 		defer func() {
 			for _, file := range files {
 				file.Close()
 			}
 		}()
+		if err == nil {
+			err = l.Inherit(child)
+		}
 		if err != nil {
 			return status, err
 		}

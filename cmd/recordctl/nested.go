@@ -109,14 +109,13 @@ func alive(pid int) bool {
 	return err == nil || errors.Is(err, syscall.EPERM)
 }
 
-// lockFD is the descriptor by which a command has the lock with lock --inherit. That of
-// an outer one is moved up, by keepInherited.
-const lockFD = 3
+// firstFD is the first descriptor that is no standard stream.
+const firstFD = 3
 
-// inheritedFDs returns the descriptors from lockFD on, without a gap, that we were started
+// inheritedFDs returns the descriptors from firstFD on, without a gap, that we were started
 // with. Those that we have opened are closed by exec.
 func inheritedFDs() (fds []int) {
-	for fd := lockFD; ; fd++ {
+	for fd := firstFD; ; fd++ {
 		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
 		if err != nil || flags&unix.FD_CLOEXEC != 0 {
 			return fds
@@ -134,17 +133,12 @@ func inherited(path string) bool {
 	})
 }
 
-// keepInherited is called when cmd has been given our lock as its descriptor lockFD. If
-// that was a file when we were started, such as another lock, it becomes the next one that
-// is free, so that cmd does not lose it, and the others stay what they are. Afterwards,
-// and whatever the error, the files are to be closed.
+// keepInherited is called before cmd is given our lock, which it then has by its first
+// descriptor that is free: those that we were started with, such as another lock or the
+// pipe of make's jobserver, stay what they are. Afterwards, and whatever the error, the
+// files are to be closed.
 func keepInherited(cmd *exec.Cmd) (files []*os.File, err error) {
-	fds := inheritedFDs()
-	var st syscall.Stat_t
-	if len(fds) == 0 || syscall.Fstat(lockFD, &st) != nil || st.Mode&syscall.S_IFMT != syscall.S_IFREG {
-		return nil, nil
-	}
-	for _, fd := range append(fds[1:], lockFD) {
+	for _, fd := range inheritedFDs() {
 		dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
 			return files, os.NewSyscallError("fcntl", err)
