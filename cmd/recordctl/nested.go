@@ -34,11 +34,12 @@ const (
 	mergeLock = "MERGE"
 )
 
-// A mark is "pid@namespace:device:inode:name", of the holder, and of a lock file's
+// A mark is "pid.start@namespace:device:inode:name", of the holder, and of a lock file's
 // directory and name, without spaces. A mark that outlived the holder, in a
-// daemon that the command started, says nothing any more.
+// daemon that the command started, says nothing any more: the pid may be another
+// process's, but not with this start.
 func mark(pid int, place string) string {
-	return fmt.Sprintf("%d@%d:%s", pid, pidNamespace(), place)
+	return fmt.Sprintf("%d.%d@%d:%s", pid, processStart(pid), pidNamespace(), place)
 }
 
 // pidNamespace returns what tells our pid namespace from others, as [lockfile.Holder] has
@@ -86,7 +87,8 @@ func heldByAncestor(env, dir, name string) bool {
 	path := filepath.Join(dir, name)
 	return slices.ContainsFunc(strings.Fields(list), func(m string) bool {
 		before, ours := strings.CutSuffix(m, ":"+place)
-		number, namespace, _ := strings.Cut(before, "@")
+		process, namespace, _ := strings.Cut(before, "@")
+		number, start, _ := strings.Cut(process, ".")
 		pid, err := strconv.Atoi(number)
 		if !ours || err != nil || pid <= 0 {
 			return false
@@ -99,15 +101,22 @@ func heldByAncestor(env, dir, name string) bool {
 			// The number says nothing here: is it he who has the lock?
 			return err == nil && st.Known && st.Holder.PID == pid && strconv.FormatUint(st.Holder.PIDNamespace, 10) == namespace
 		}
-		return alive(pid) || inherited(path)
+		return alive(pid, start) || inherited(path)
 	})
 }
 
-// alive reports whether there is such a process, ours or another user's.
-func alive(pid int) bool {
-	err := syscall.Kill(pid, 0)
-	return err == nil || errors.Is(err, syscall.EPERM)
+// alive reports whether there is such a process, ours or another user's. Where it cannot
+// be told when it started the number decides: not to wait for oneself for ever matters more.
+func alive(pid int, start string) bool {
+	if err := syscall.Kill(pid, 0); err != nil && !errors.Is(err, syscall.EPERM) {
+		return false
+	}
+	now := strconv.FormatUint(processStart(pid), 10)
+	return now == start || now == unknownStart || start == unknownStart
 }
+
+// unknownStart is how a mark has what processStart does not know.
+const unknownStart = "0"
 
 // firstFD is the first descriptor that is no standard stream.
 const firstFD = 3

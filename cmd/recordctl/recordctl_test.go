@@ -341,10 +341,25 @@ func TestHeldByAncestor(t *testing.T) {
 	if err := dead.Run(); err != nil {
 		t.Fatal(err)
 	}
-	ours, theirs := strconv.Itoa(os.Getpid())+"@", strconv.Itoa(dead.Process.Pid)+"@"
+	ours, theirs := strconv.Itoa(os.Getpid())+".", strconv.Itoa(dead.Process.Pid)+"."
 	t.Setenv(lockedEnv, strings.Replace(value, ours, theirs, 1))
 	if heldByAncestor(lockedEnv, dir, "a") {
 		t.Error("the mark of a process that has ended counts")
+	}
+
+	// Its number is that of another process by now, which started at another time.
+	theirs = strconv.Itoa(os.Getppid()) + "."
+	t.Setenv(lockedEnv, strings.Replace(value, ours, theirs, 1))
+	switch {
+	case processStart(os.Getpid()) == 0:
+		t.Log("not tried: it cannot be told here when a process started")
+	case heldByAncestor(lockedEnv, dir, "a"):
+		t.Error("the mark of a process whose number is another's by now counts")
+	}
+	// Where that is not known it may be the same.
+	t.Setenv(lockedEnv, strings.Replace(value, ours+strconv.FormatUint(processStart(os.Getpid()), 10), theirs+unknownStart, 1))
+	if !heldByAncestor(lockedEnv, dir, "a") {
+		t.Error("the mark of a process that started at an unknown time does not count")
 	}
 }
 
