@@ -113,7 +113,7 @@ ofd, programs that lock the whole file by fcntl(2) are excluded too.`,
 		}),
 	}
 	flags := cmd.Flags()
-	flags.BoolVar(&f.shared, "shared", false, "share the lock with others who do")
+	flags.BoolVar(&f.shared, "shared", false, "share the lock with others who do; who may only read its file can")
 	flags.BoolVarP(&f.nonblock, "nonblock", "n", false, "do not wait")
 	flags.StringVar(&f.purpose, "for", "", "tell those who wait what the lock is held for: `TEXT` (default: the command)")
 	flags.IntVarP(&f.conflictCode, "conflict-exit", "E", exitLocked, "the `status` if the lock is not had")
@@ -222,9 +222,9 @@ func (a *app) lock(cmd *cobra.Command, t lockTarget, argv []string, f *lockFlags
 	if isTerminal(a.stderr) {
 		opts.OnWait = note.wait
 	}
-	open := openPathLock
+	open := f.openFile
 	if t.dir != "" {
-		open = func(t lockTarget, o lockfile.Options) (*lockfile.File, error) { return a.openLock(cmd, t, o) }
+		open = func(t lockTarget, o lockfile.Options) (*lockfile.File, error) { return a.openLock(cmd, t, f, o) }
 	}
 	file, err := open(t, opts)
 	w := a.startWait(t.path)
@@ -316,9 +316,18 @@ func (t lockTarget) checkNotNested() error {
 	return fail(exitNested, "", "the lock %s is already held by the recordctl lock that runs this command", t.name)
 }
 
-// openPathLock opens the lock file of a PATH.
-func openPathLock(t lockTarget, opts lockfile.Options) (*lockfile.File, error) {
+// openFile opens the lock file. To share its lock it is enough to be able to read it.
+func (f *lockFlags) openFile(t lockTarget, opts lockfile.Options) (*lockfile.File, error) {
 	file, err := lockfile.Open(t.path, &opts)
+	if f.shared && cannotWrite(err) {
+		opts.ReadOnly = true
+		var readErr error
+		file, readErr = lockfile.Open(t.path, &opts)
+		// If there is none, or none that can be shared so, the first error says more.
+		if !errors.Is(readErr, fs.ErrNotExist) && !errors.Is(readErr, errors.ErrUnsupported) {
+			err = readErr
+		}
+	}
 	if err == nil {
 		return file, nil
 	}
@@ -334,8 +343,13 @@ func openPathLock(t lockTarget, opts lockfile.Options) (*lockfile.File, error) {
 
 // openLock opens the file of a store's lock, with the permissions of the store's
 // LOCK: who may use the one may use the other. The store itself need not stay open.
-func (a *app) openLock(cmd *cobra.Command, t lockTarget, opts lockfile.Options) (*lockfile.File, error) {
+func (a *app) openLock(cmd *cobra.Command, t lockTarget, f *lockFlags, opts lockfile.Options) (*lockfile.File, error) {
 	s, err := a.openWrite(cmd, true, "recordctl lock "+t.name)
+	if f.shared && cannotWrite(err) {
+		if read, readErr := a.openRead(cmd); readErr == nil {
+			s, err = read, nil
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -347,11 +361,12 @@ func (a *app) openLock(cmd *cobra.Command, t lockTarget, opts lockfile.Options) 
 		return nil, err
 	}
 	opts.Mode = info.Mode().Perm()
-	file, err := lockfile.Open(t.path, &opts)
-	if err != nil {
-		return nil, err
-	}
-	return file, nil
+	return f.openFile(t, opts)
+}
+
+// cannotWrite reports whether what was opened to write could not be for that reason.
+func cannotWrite(err error) bool {
+	return errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.EROFS)
 }
 
 // restoreMode gives the file of a store's lock, which we hold, the permissions of the
