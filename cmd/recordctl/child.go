@@ -55,6 +55,13 @@ type childStatus struct {
 	signaled *signalError // we were asked to end while it ran
 }
 
+// note notes that the signal came while the command ran.
+func (s *childStatus) note(sig os.Signal) {
+	if sig != syscall.SIGUSR1 && sig != syscall.SIGUSR2 {
+		s.signaled = &signalError{sig.(syscall.Signal)}
+	}
+}
+
 // err is nil unless SIGINT ended the command: we end of that too, see endOfInterrupt.
 func (s childStatus) err() error {
 	if s.killed && s.code == exitSignal+int(syscall.SIGINT) {
@@ -78,11 +85,12 @@ func runChild(cmd *exec.Cmd) (childStatus, error) {
 	}
 	cmd.WaitDelay = outputGrace
 
+	// Those that mean something to the command alone are passed on too. Not what the
+	// terminal sends it itself, such as SIGWINCH, and SIGCONT, of which we know nothing
+	// if we were not stopped.
 	sigs := make(chan os.Signal, 8)
-	if list := endingSignals(); len(list) > 0 {
-		signal.Notify(sigs, list...)
-		defer signal.Stop(sigs)
-	}
+	signal.Notify(sigs, append(endingSignals(), syscall.SIGUSR1, syscall.SIGUSR2)...)
+	defer signal.Stop(sigs)
 	if err := cmd.Start(); err != nil {
 		return childStatus{}, startError(cmd.Args[0], err)
 	}
@@ -93,14 +101,14 @@ func runChild(cmd *exec.Cmd) (childStatus, error) {
 	for {
 		select {
 		case sig := <-sigs:
-			status.signaled = &signalError{sig.(syscall.Signal)}
+			status.note(sig)
 			if !fromTerminal(sig, cmd.Process.Pid) {
 				_ = cmd.Process.Signal(sig) // it may just have ended
 			}
 		case err := <-ended:
 			select {
 			case sig := <-sigs: // it came first, and we did not see it
-				status.signaled = &signalError{sig.(syscall.Signal)}
+				status.note(sig)
 			default:
 			}
 			status.code = cmd.ProcessState.ExitCode()

@@ -65,7 +65,8 @@ Lock ends with the status of CMD, whatever it is: 128+N if signal N killed it, 1
 if it was not found, 126 if it cannot be executed. If CMD was killed by SIGINT lock
 kills itself by it, for which a shell has the same status, and ends its loop. Where 75 is something that CMD
 might say too, choose another with --conflict-exit. SIGINT, SIGTERM, SIGHUP and
-SIGQUIT are passed on to CMD, and lock goes on until CMD has ended. Those that a
+SIGQUIT are passed on to CMD, as are SIGUSR1 and SIGUSR2, and lock goes on until CMD
+has ended. Those that a
 terminal sends CMD has had already: while both are in the foreground of one, lock
 does not pass on SIGINT and SIGQUIT, whoever sent them.
 

@@ -33,7 +33,8 @@ refused at once with status 78. Reading it is fine.
 If CMD fails, that is ends with a status other than 0, nothing is written and
 update ends with the same status: 128+N if signal N killed it, 127 if it was not
 found, 126 if it cannot be executed. SIGINT, SIGTERM, SIGHUP and SIGQUIT are
-passed on to CMD; nothing is written then either, and the status is 128+N. Those
+passed on to CMD; nothing is written then either, and the status is 128+N. SIGUSR1
+and SIGUSR2 are passed on too, and change nothing else. Those
 that a terminal sends CMD has had already: while both are in the foreground of one,
 update does not pass on SIGINT and SIGQUIT, whoever sent them.
 
