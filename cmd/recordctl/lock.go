@@ -63,12 +63,14 @@ terminal lock shows while it waits who holds the lock and how many are ahead.
 
 Lock ends with the status of CMD, whatever it is: 128+N if signal N killed it, 127
 if it was not found, 126 if it cannot be executed. If CMD was killed by SIGINT lock
-kills itself by it, for which a shell has the same status, and ends its loop. Where 75 is something that CMD
-might say too, choose another with --conflict-exit. SIGINT, SIGTERM, SIGHUP and
-SIGQUIT are passed on to CMD, as are SIGUSR1 and SIGUSR2, and lock goes on until CMD
-has ended. Those that a
-terminal sends CMD has had already: while both are in the foreground of one, lock
-does not pass on SIGINT and SIGQUIT, whoever sent them.
+kills itself by it, for which a shell has the same status, and ends its loop. Where 75
+is something that CMD might say too, choose another with --conflict-exit.
+
+SIGINT, SIGTERM, SIGHUP and SIGQUIT are passed on to CMD, as are SIGUSR1 and SIGUSR2, and lock goes on until CMD
+has ended. Those that a terminal sends CMD has had already: while both are in the
+foreground of one, lock does not pass on SIGINT and SIGQUIT, whoever sent them. If lock
+is started with SIGHUP or SIGINT ignored, as by nohup, so is CMD; but not with SIGTERM,
+SIGQUIT, SIGPIPE, SIGUSR1 or SIGUSR2 (trap '' TERM), which have their usual effect on it.
 
 The lock is freed when lock ends, however it ends, and not before. If lock itself
 is killed by SIGKILL, CMD is sent SIGTERM (on Linux; elsewhere it goes on without
@@ -443,7 +445,8 @@ func (t lockTarget) conflict(err error, limit time.Duration) string {
 	held := new(lockfile.HeldError)
 	errors.As(err, &held)
 	msg := "lock " + t.path
-	switch who, gone := whoHas(t.path, held.Holder, held.Known); {
+	who, gone := whoHas(t.path, held.Holder, held.Known)
+	switch {
 	case who == "":
 		msg += " was not available"
 	case gone:
@@ -451,7 +454,8 @@ func (t lockTarget) conflict(err error, limit time.Duration) string {
 	default:
 		msg += " is " + who
 	}
-	if t.dir == "" {
+	// Of a lock that nobody is seen to have, the time may just have been too short.
+	if t.dir == "" && (who != "" || !errors.Is(err, context.DeadlineExceeded) && errors.Is(err, lockfile.ErrLocked)) {
 		msg = "another instance is running: " + msg
 	}
 	if limit > 0 {

@@ -19,7 +19,9 @@ type signals struct {
 }
 
 // endingSignals are the signals that ask a process to end, less those that
-// whoever started us wants ignored, as nohup does.
+// whoever started us wants ignored, as nohup does. Only of SIGHUP and SIGINT that is
+// known: Go has caught all others before we run, and does not tell what they were. So
+// a command that we start has these as usual.
 func endingSignals() []os.Signal {
 	var list []os.Signal
 	for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT} {
