@@ -321,6 +321,7 @@ func (t lockTarget) checkNotNested() error {
 
 // openFile opens the lock file. To share its lock it is enough to be able to read it.
 func (f *lockFlags) openFile(t lockTarget, opts lockfile.Options) (*lockfile.File, error) {
+	_, before := os.Lstat(t.path)
 	file, err := lockfile.Open(t.path, &opts)
 	if f.shared && cannotWrite(err) {
 		opts.ReadOnly = true
@@ -334,12 +335,15 @@ func (f *lockFlags) openFile(t lockTarget, opts lockfile.Options) (*lockfile.Fil
 	if err == nil {
 		return file, nil
 	}
-	_, statErr := os.Lstat(t.path)
+	_, after := os.Lstat(t.path)
 	switch f := describe(err); {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR):
 		return nil, fail(exitCantCreate, "the directory must exist", "%w", err)
-	case errors.Is(statErr, fs.ErrNotExist) && (f.code == exitIO || f.code == exitNoPerm):
+	case errors.Is(after, fs.ErrNotExist) && (f.code == exitIO || f.code == exitNoPerm):
 		return nil, fail(exitCantCreate, f.hint, "%w", err)
+	case errors.Is(before, fs.ErrNotExist) && (errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)):
+		// It is not removed: somebody may use it by now.
+		return nil, fail(exitCantCreate, "make room and try again; the lock file is there, and empty", "%w", err)
 	}
 	return nil, err
 }
