@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -101,12 +102,17 @@ func newLockGCCmd(a *app) *cobra.Command {
 		Use:   "gc DIR",
 		Short: "Remove the lock files of a directory that nobody uses",
 		Long: `Gc removes the lock files in DIR that are neither held nor waited for and have not been
-modified for --older-than, and prints their paths. It may be run at any time: who comes
-to use such a file meanwhile makes a new one. To take a lock modifies its file; to share
-it, or to hold it for less than 100 ms over a network, does not.
+modified for --older-than, and prints their paths. It may be run at any time, if all who
+use the locks are of recordctl, or of package lockfile, in a version that has gc: who comes
+to use such a file meanwhile makes a new one, where other programs, such as flock(1), would
+go on with the old one. To take a lock modifies its file; to share it, or to hold it for
+less than 100 ms over a network, does not.
 
 It leaves alone what is not a lock file, files with data of an application, a store's own
 LOCK and MERGE, and subdirectories.
+
+With --json it prints one object: dir (or dir_base64, if it is not UTF-8), removed, and
+removed_base64, for paths that are not UTF-8.
 
 Exit status: 0 if all went well, also if there was nothing to remove.`,
 		Example: `  recordctl lock gc /var/lib/jobs/locks --older-than 168h`,
@@ -129,10 +135,7 @@ func (a *app) lockGC(dir string, olderThan time.Duration) error {
 	removed, failed := lockfile.RemoveUnused(dir, olderThan)
 	a.changed = len(removed) > 0
 	if a.json {
-		if err := a.printJSON(struct {
-			Dir     string   `json:"dir"`
-			Removed []string `json:"removed"`
-		}{dir, append([]string{}, removed...)}); err != nil {
+		if err := a.printJSON(toJSONGC(dir, removed)); err != nil {
 			return err
 		}
 	} else {
@@ -158,6 +161,27 @@ func (a *app) lockGC(dir string, olderThan time.Duration) error {
 	return failed
 }
 
+// jsonGC is what --json makes gc print.
+type jsonGC struct {
+	Dir           *string  `json:"dir,omitempty"`
+	DirBase64     []byte   `json:"dir_base64,omitempty"`
+	Removed       []string `json:"removed"`
+	RemovedBase64 [][]byte `json:"removed_base64,omitempty"` // those that are not UTF-8
+}
+
+func toJSONGC(dir string, removed []string) jsonGC {
+	j := jsonGC{Removed: []string{}}
+	j.Dir, j.DirBase64 = jsonKey(dir)
+	for _, path := range removed {
+		if text, raw := jsonKey(path); text != nil {
+			j.Removed = append(j.Removed, *text)
+		} else {
+			j.RemovedBase64 = append(j.RemovedBase64, raw)
+		}
+	}
+	return j
+}
+
 // checkDir gives a directory that is not there a status of its own.
 func checkDir(dir string) error {
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
@@ -175,7 +199,8 @@ func newLockProbeCmd(a *app) *cobra.Command {
 exclude each other, how fast, and whether a lock is free when its holder is killed. It
 tells which one recordctl lock uses for a new file there. It takes about a second for
 each mechanism, and more for those that do not answer. It works in files that it makes
-in DIR and removes. What other machines do it cannot see.
+in DIR and removes. What other machines do it cannot see. With --json a DIR that is not
+UTF-8 is dir_base64.
 
 Exit status: 0 if the one that is used works, 1 if not.`,
 		Example: `  recordctl lock probe /mnt/shared
@@ -218,12 +243,32 @@ func (a *app) lockProbe(dir string, processes int) error {
 		return interrupted(ctx, err)
 	}
 	if a.json {
-		err = a.printJSON(r)
+		j := jsonProbe{Report: r}
+		j.Dir, j.DirBase64 = jsonKey(r.Dir)
+		err = a.printJSON(j)
 	} else {
-		err = a.printf("%s\n", strings.TrimRight(r.String(), "\n"))
+		err = a.printf("%s\n", strings.TrimRight(displayReport(r).String(), "\n"))
 	}
 	if err != nil || r.OK {
 		return err
 	}
 	return &failure{code: exitNo}
+}
+
+// jsonProbe is a report of a probe as --json prints it.
+type jsonProbe struct {
+	Dir       *string `json:"dir,omitempty"`
+	DirBase64 []byte  `json:"dir_base64,omitempty"` // in place of Dir if that is not UTF-8
+	lockfile.Report
+}
+
+// displayReport returns the report as it can be printed: it has a directory's name, and
+// the words of errors, which may have it too.
+func displayReport(r lockfile.Report) lockfile.Report {
+	r.Dir, r.Verdict = displayKey(r.Dir), oneLine(r.Verdict)
+	r.Mechanisms = slices.Clone(r.Mechanisms)
+	for i := range r.Mechanisms {
+		r.Mechanisms[i].Detail = oneLine(r.Mechanisms[i].Detail)
+	}
+	return r
 }

@@ -24,12 +24,12 @@ changes nothing. On Linux it asks the kernel which processes have the lock, and 
 names those that have inherited it from one that is gone, and programs that are
 not recorded.
 
-With --json it prints an object for each lock: path, mechanism, state (free,
-shared, exclusive, foreign: held by a program that locks by other means, unseen:
-it cannot be told), holder (as recorded, or null), liveness (of the holder: alive,
-dead or unknown, or null), processes (that have the lock), waiting (null if not
-known) and breaks (when the lock was taken from somebody: the last 16 times, or
-some more, the last first).
+With --json it prints an object for each lock: path (or path_base64, if it is not
+UTF-8), mechanism, state (free, shared, exclusive, foreign: held by a program that
+locks by other means, unseen: it cannot be told), holder (as recorded, or null),
+liveness (of the holder: alive, dead or unknown, or null), processes (that have the
+lock), waiting (null if not known) and breaks (when the lock was taken from somebody:
+the last 16 times, or some more, the last first).
 
 Exit status: 0 if all are free, 75 if one is held or may be, 66 if a file is
 missing.`,
@@ -100,14 +100,15 @@ func missingLock(path string, err error) error {
 
 // jsonLock is a lock as --json prints it.
 type jsonLock struct {
-	Path      string             `json:"path"`
-	Mechanism lockfile.Mechanism `json:"mechanism"`
-	State     string             `json:"state"`
-	Holder    *jsonLockHolder    `json:"holder"`
-	Liveness  *string            `json:"liveness"`
-	Processes []jsonProcess      `json:"processes"`
-	Waiting   *int               `json:"waiting"`
-	Breaks    []jsonBreak        `json:"breaks"`
+	Path       *string            `json:"path,omitempty"`
+	PathBase64 []byte             `json:"path_base64,omitempty"` // in place of Path if that is not UTF-8
+	Mechanism  lockfile.Mechanism `json:"mechanism"`
+	State      string             `json:"state"`
+	Holder     *jsonLockHolder    `json:"holder"`
+	Liveness   *string            `json:"liveness"`
+	Processes  []jsonProcess      `json:"processes"`
+	Waiting    *int               `json:"waiting"`
+	Breaks     []jsonBreak        `json:"breaks"`
 }
 
 // jsonLockHolder is a holder of a lock; what is not known is null.
@@ -140,7 +141,8 @@ type jsonBreak struct {
 }
 
 func toJSONLock(st lockfile.Status) jsonLock {
-	j := jsonLock{Path: st.Path, Mechanism: st.Mechanism, State: st.State.String(), Processes: []jsonProcess{}, Breaks: []jsonBreak{}}
+	j := jsonLock{Mechanism: st.Mechanism, State: st.State.String(), Processes: []jsonProcess{}, Breaks: []jsonBreak{}}
+	j.Path, j.PathBase64 = jsonKey(st.Path)
 	if st.Known {
 		h, liveness := toJSONLockHolder(st.Holder), st.Liveness.String()
 		j.Holder, j.Liveness = &h, &liveness

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"encoding/base64"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -133,5 +135,39 @@ func TestLockEndsAsCommand(t *testing.T) {
 				t.Errorf("got status %d, signal %d; want %d, %d", ws.ExitStatus(), ws.Signal(), tt.status, tt.signal)
 			}
 		})
+	}
+}
+
+// Names that are not UTF-8 are not changed by --json, and none forges a line or reaches a
+// terminal as more than text.
+func TestLockStrangeNames(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "d\xff\nOK: \x1b[31m")
+	if err := os.Mkdir(dir, 0o777); err != nil {
+		t.Skipf("there are no such names here: %v", err)
+	}
+	path := filepath.Join(dir, "a\xfe")
+	f, err := lockfile.Open(path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.Close()
+	base64 := func(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
+	for _, tt := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"lock", "probe", dir, "--processes", "2"}, "directory    " + strconv.Quote(dir) + "\n"},
+		{[]string{"lock", "probe", dir, "--processes", "2", "--json"}, `{"dir_base64":"` + base64(dir) + `","file_system":`},
+		{[]string{"lock", "status", path}, strconv.Quote(path) + ": free\n"},
+		{[]string{"lock", "status", path, "--json"}, `{"path_base64":"` + base64(path) + `","mechanism":`},
+		{[]string{"lock", "gc", dir, "--older-than", "0s", "--json"}, `{"dir_base64":"` + base64(dir) + `","removed":[],"removed_base64":["` + base64(path) + `"]}`},
+	} {
+		cmd := exec.Command("recordctl", tt.args...)
+		cmd.Env = append(os.Environ(), storeEnv+"=")
+		out, err := cmd.Output()
+		if err != nil || !strings.HasPrefix(string(out), tt.want) {
+			t.Errorf("%q: got %q, %v; want %q at the beginning", tt.args, out, err, tt.want)
+		}
 	}
 }

@@ -116,7 +116,7 @@ func toJSONRecord(r store.Record) (jsonRecord, error) {
 }
 
 // jsonKey returns the key for the field "key", or for "key_base64" if it is
-// not UTF-8: JSON has no other strings, and would silently change it.
+// not UTF-8: JSON has no other strings, and would silently change it. Likewise a path.
 func jsonKey(key string) (*string, []byte) {
 	if utf8.ValidString(key) {
 		return &key, nil
