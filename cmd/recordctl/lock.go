@@ -62,29 +62,30 @@ processes that share it; and the status is 75, or that of --conflict-exit. On a
 terminal lock shows while it waits who holds the lock and how many are ahead.
 
 Lock ends with the status of CMD, whatever it is: 128+N if signal N killed it, 127
-if it was not found, 126 if it cannot be executed. If CMD was killed by SIGINT lock
-kills itself by it, for which a shell has the same status, and ends its loop. Where 75
+if it was not found, 126 if it cannot be executed. If SIGINT killed it lock ends of
+SIGINT too, for which a shell has the same status, and which ends its loop. Where 75
 is something that CMD might say too, choose another with --conflict-exit.
 
-SIGINT, SIGTERM, SIGHUP and SIGQUIT are passed on to CMD, as are SIGUSR1 and SIGUSR2, and lock goes on until CMD
-has ended. Those that a terminal sends CMD has had already: while both are in the
-foreground of one, lock does not pass on SIGINT and SIGQUIT, whoever sent them. If lock
-is started with SIGHUP or SIGINT ignored, as by nohup, so is CMD; but not with SIGTERM,
-SIGQUIT, SIGPIPE, SIGUSR1 or SIGUSR2 (trap '' TERM), which have their usual effect on it.
+SIGINT, SIGTERM, SIGHUP and SIGQUIT are passed on to CMD, as are SIGUSR1 and SIGUSR2,
+and lock goes on until CMD has ended. Those that a terminal sends CMD has had already:
+while both are in the foreground of one, lock does not pass on SIGINT and SIGQUIT,
+whoever sent them. If lock is started with SIGHUP or SIGINT ignored, as by nohup, CMD
+ignores them too. Other signals it does not, such as SIGTERM after trap '' TERM.
 
 The lock is freed when lock ends, however it ends, and not before. If lock itself
-is killed by SIGKILL, CMD is sent SIGTERM (on Linux; elsewhere it goes on without
-the lock). Processes that CMD leaves behind do not hold the lock. With --inherit
-CMD and all that it starts hold it too, by a descriptor, whatever becomes of lock, and
-it is free when the last of them has ended or closed that. It is the first from 3 on
-that lock was not given itself: CMD has those too, as they are.
+is killed by SIGKILL, CMD is sent SIGTERM (on Linux, and not if it is set-uid or the
+like; elsewhere it goes on without the lock). Processes that CMD leaves behind do not
+hold the lock. With --inherit CMD and all that it starts hold it too, by a descriptor,
+whatever becomes of lock, and it is free when the last of them has ended or closed
+that. It is the first from 3 on that lock was not given itself: CMD has those too, as
+they are.
 
 If the lock is lost while CMD runs, because the file is deleted or replaced or a
 lease has run out, others may run too: lock says so at once, CMD goes on, and the
 status is 74 if that of CMD is 0.
 
 A command under the lock that takes the same lock again would wait for itself; it
-is refused at once with status 78.
+is refused at once with status 78. By a hard link to the lock file it does wait.
 
 What the lock is made of the file says, and for a new one the file system decides.
 --mechanism asks for one: ofd, flock, posix, link, unix or tcp. All who use a file
