@@ -118,28 +118,33 @@ func alive(pid int, start string) bool {
 // unknownStart is how a mark has what processStart does not know.
 const unknownStart = "0"
 
-// firstFD is the first descriptor that is no standard stream.
-const firstFD = 3
+// The descriptors that are no standard streams, and more than a command is ever given: the
+// lock is the first that is free.
+const (
+	firstFD = 3
+	manyFDs = 256
+)
 
-// inheritedFDs returns the descriptors from firstFD on, without a gap, that we were started
-// with. Those that we have opened are closed by exec.
-func inheritedFDs() (fds []int) {
-	for fd := firstFD; ; fd++ {
-		flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
-		if err != nil || flags&unix.FD_CLOEXEC != 0 {
-			return fds
-		}
-		fds = append(fds, fd)
-	}
+// given reports whether we were started with the descriptor. Those that we have opened
+// are closed by exec.
+func given(fd int) bool {
+	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+	return err == nil && flags&unix.FD_CLOEXEC == 0
 }
 
-// inherited reports whether lock --inherit has given us the lock file.
+// inherited reports whether lock --inherit has given us the lock file. Descriptors below
+// it may have been closed since.
 func inherited(path string) bool {
 	var ours, file syscall.Stat_t
-	return slices.ContainsFunc(inheritedFDs(), func(fd int) bool {
-		return syscall.Fstat(fd, &ours) == nil && syscall.Stat(path, &file) == nil &&
-			ours.Dev == file.Dev && ours.Ino == file.Ino
-	})
+	if syscall.Stat(path, &file) != nil {
+		return false
+	}
+	for fd := firstFD; fd < manyFDs; fd++ {
+		if given(fd) && syscall.Fstat(fd, &ours) == nil && ours.Dev == file.Dev && ours.Ino == file.Ino {
+			return true
+		}
+	}
+	return false
 }
 
 // keepInherited is called before cmd is given our lock, which it then has by its first
@@ -147,7 +152,7 @@ func inherited(path string) bool {
 // pipe of make's jobserver, stay what they are. Afterwards, and whatever the error, the
 // files are to be closed.
 func keepInherited(cmd *exec.Cmd) (files []*os.File, err error) {
-	for _, fd := range inheritedFDs() {
+	for fd := firstFD; given(fd); fd++ {
 		dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
 			return files, os.NewSyscallError("fcntl", err)
