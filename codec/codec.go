@@ -38,7 +38,9 @@
 // A type that encodes itself (json.Marshaler, msgpack.CustomEncoder,
 // encoding.TextMarshaler and their like) decides which of its values are the
 // same; what it writes is checked and put in order, but a time it writes as a
-// string keeps its zone.
+// string keeps its zone. Where such methods have a pointer as their receiver,
+// they cannot be called for a value that is in a map or an interface itself, and
+// Marshal refuses one that would not come back without them: store a pointer.
 //
 // Marshal reads its argument, all of it, and must not run while another
 // goroutine changes it. The codecs themselves have no state and are safe for
@@ -169,10 +171,20 @@ func encode(name string, v any, marshal func() ([]byte, error)) (data []byte, er
 	return marshal()
 }
 
-// addressable returns a pointer to v. The libraries call a method that has a
-// pointer as its receiver only where they can take an address: without this, v
-// and &v could have two encodings.
+// addressable returns a pointer to v, or to what v leads to if that is in an any.
+// The libraries call a method that has a pointer as its receiver only where they
+// can take an address: without this, v and &v could have two encodings.
 func addressable(v any) any {
+	at := reflect.ValueOf(v)
+	for range maxHops { // an any can hold a pointer to itself
+		if at.Kind() != reflect.Pointer && at.Kind() != reflect.Interface {
+			break
+		}
+		at = at.Elem()
+		if at.Kind() == reflect.Interface && at.NumMethod() == 0 {
+			v = at.Interface()
+		}
+	}
 	if v == nil || reflect.TypeOf(v).Kind() == reflect.Pointer {
 		return v
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"unicode/utf8"
 )
 
@@ -22,12 +23,12 @@ func (jsonCodec) Name() string { return string(JSON) }
 // Marshal implements [Codec].
 func (jsonCodec) Marshal(v any) ([]byte, error) {
 	return encode(JSON.Name(), v, func() ([]byte, error) {
-		w := walker{tag: "json", opaque: jsonOpaque, utc: true, utf8: true}
-		v, err := w.walk(v)
+		w := walker{tag: "json", opaque: jsonOpaque, utc: true, utf8: true, check: checkByPointer, odd: byPointer}
+		v, err := w.walk(addressable(v))
 		if err != nil {
 			return nil, err
 		}
-		text, err := json.Marshal(addressable(v))
+		text, err := json.Marshal(v)
 		if err != nil {
 			return nil, err
 		}
@@ -59,6 +60,55 @@ var jsonOpaque = opaqueTo(
 	reflect.TypeFor[encoding.TextMarshaler](),
 	reflect.TypeFor[encoding.TextUnmarshaler](),
 )
+
+var (
+	jsonMarshaler = reflect.TypeFor[json.Marshaler]()
+	textMarshaler = reflect.TypeFor[encoding.TextMarshaler]()
+)
+
+var byPointerCache sync.Map // of reflect.Type to bool
+
+// byPointer reports whether only a pointer to a t has the method by which it
+// encodes itself: encoding/json then writes a t in another way where it can take
+// no address, without a word.
+func byPointer(t reflect.Type) bool {
+	if is, ok := byPointerCache.Load(t); ok {
+		return is.(bool)
+	}
+	is := false
+	if k := t.Kind(); k != reflect.Pointer && k != reflect.Interface && !t.Implements(jsonMarshaler) {
+		p := reflect.PointerTo(t)
+		is = p.Implements(jsonMarshaler) || p.Implements(textMarshaler) && !t.Implements(textMarshaler)
+	}
+	byPointerCache.Store(t, is)
+	return is
+}
+
+// checkByPointer refuses a v that encoding/json would write without its own
+// methods, if it would not come back: of a big.Int in a map it writes {}. That
+// is tried, and not refused for all types alike, as many read both forms, and
+// are in stores in this one.
+func checkByPointer(v reflect.Value) error {
+	if v.CanAddr() || !byPointer(v.Type()) {
+		return nil
+	}
+	p, back := reflect.New(v.Type()), reflect.New(v.Type())
+	p.Elem().Set(v)
+	own, err := json.Marshal(p.Interface())
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(v.Interface())
+	if err == nil {
+		err = json.Unmarshal(text, back.Interface())
+	}
+	if err == nil {
+		if again, err := json.Marshal(back.Interface()); err == nil && bytes.Equal(again, own) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%[1]s in a map or an interface cannot be encoded by its own methods, which only a pointer to it has: store a *%[1]s", v.Type())
+}
 
 // A jsonWalker copies JSON text from data to out in canonical form. The text is
 // known to have the syntax of JSON, which leaves the rest to check: UTF-8,

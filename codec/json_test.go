@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"math"
 	"math/big"
 	"reflect"
@@ -148,6 +149,92 @@ func TestJSONRefuses(t *testing.T) {
 				t.Errorf("got %s, want an error", got)
 			}
 		})
+	}
+}
+
+// Types that encode themselves by a method of a pointer.
+type (
+	celsius float64 // reads back what it is without the method
+	level   int     // does not
+	sealed  struct{ n int }
+	noted   struct{ N int } // reads both forms
+)
+
+func (c *celsius) MarshalJSON() ([]byte, error) {
+	return fmt.Appendf(nil, `"%v °C"`, float64(*c)), nil
+}
+
+func (l *level) MarshalText() ([]byte, error) { return bytes.Repeat([]byte("I"), int(*l)), nil }
+
+func (l *level) UnmarshalText(text []byte) error {
+	*l = level(len(text))
+	return nil
+}
+
+func (s *sealed) MarshalJSON() ([]byte, error) { return json.Marshal(s.n) }
+
+func (n *noted) MarshalJSON() ([]byte, error) {
+	return fmt.Appendf(nil, `{"N":%d,"note":"it is %d"}`, n.N, n.N), nil
+}
+
+func (n *noted) UnmarshalJSON(text []byte) error {
+	type plain noted
+	return json.Unmarshal(text, (*plain)(n))
+}
+
+// Where encoding/json cannot call the methods of a pointer it says nothing.
+func TestJSONByPointer(t *testing.T) {
+	five := *big.NewInt(5)
+	type in struct{ N big.Int }
+	for name, v := range map[string]any{
+		"in a map":              map[string]big.Int{"a": five},
+		"in an any":             []any{five},
+		"in a struct in a map":  map[int]in{1: {five}},
+		"in an array in an any": []any{[1]big.Int{five}},
+		"number, in a map":      map[string]level{"a": 2},
+		"number, in an any":     []any{level(2)},
+		"number, in an array":   map[string][2]level{"a": {1, 2}},
+		"nothing exported":      map[string]sealed{"a": {1}},
+	} {
+		if text, err := JSON.Marshal(v); err == nil || !strings.Contains(err.Error(), "store a *") {
+			t.Errorf("%s: %s, %v; want an error that says what to store", name, text, err)
+		}
+	}
+	for _, tt := range []struct {
+		name, want string
+		v          any
+	}{
+		{"pointers in a map", `{"a":5}`, map[string]*big.Int{"a": &five}},
+		{"pointer in an any", `[5]`, []any{&five}},
+		{"slice in a map", `{"a":[5]}`, map[string][]big.Int{"a": {five}}},
+		{"number in a slice", `["I","II"]`, []level{1, 2}},
+		{"field", `{"N":5}`, in{five}},
+		{"pointer to a struct, in a map", `{"1":{"N":5}}`, map[int]*in{1: {five}}},
+		{"key", `{"2":true}`, map[level]bool{2: true}},
+		{"comes back all the same", `{"a":21.5}`, map[string]celsius{"a": 21.5}},
+		{"both forms are read", `{"a":{"N":5}}`, map[string]noted{"a": {5}}},
+	} {
+		if text := marshal(t, JSON, tt.v); string(text) != tt.want {
+			t.Errorf("%s: got %s, want %s", tt.name, text, tt.want)
+		}
+	}
+}
+
+// A value and a pointer to it have one encoding.
+func TestBehindAny(t *testing.T) {
+	var x any = *big.NewInt(5)
+	var y any = &x
+	for _, c := range []Codec{MessagePack, JSON} {
+		want := marshal(t, c, x)
+		for _, v := range []any{&x, y, &y, big.NewInt(5)} {
+			if got := marshal(t, c, v); !bytes.Equal(got, want) {
+				t.Errorf("%s: %T: got %x, want %x", c.Name(), v, got, want)
+			}
+		}
+		var null any
+		if got, want := marshal(t, c, &null), marshal(t, c, nil); !bytes.Equal(got, want) {
+			t.Errorf("%s: pointer to nil: got %x, want %x", c.Name(), got, want)
+		}
 	}
 }
 

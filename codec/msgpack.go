@@ -23,13 +23,14 @@ func (messagePackCodec) Marshal(v any) ([]byte, error) {
 	return encode(MessagePack.Name(), v, func() ([]byte, error) {
 		// The library would follow a pointer back to itself until the stack ends.
 		w := walker{tag: "msgpack", opaque: msgpackOpaque}
+		v := addressable(v)
 		if _, err := w.walk(v); err != nil {
 			return nil, err
 		}
 		var buf bytes.Buffer
 		enc := msgpack.NewEncoder(&buf)
 		enc.UseCompactInts(true)
-		if err := enc.Encode(addressable(v)); err != nil {
+		if err := enc.Encode(v); err != nil {
 			return nil, err
 		}
 		return canonical(buf.Bytes())

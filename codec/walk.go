@@ -26,6 +26,9 @@ type walker struct {
 	own    bool                    // just decoded: change in place, and settle numbers
 	utc    bool                    // put times in UTC
 	utf8   bool                    // refuse strings that are not UTF-8
+
+	check func(reflect.Value) error // of each value; may be nil
+	odd   func(reflect.Type) bool   // plain types whose values must be checked all the same; may be nil
 }
 
 var errTooDeep = errors.New("nested too deep, or a cycle")
@@ -70,6 +73,13 @@ func (w *walker) value(v reflect.Value, hops int) (got reflect.Value, err error)
 		return got, errTooDeep
 	case v.Type() == timeType:
 		return w.time(v)
+	}
+	if w.check != nil {
+		if err := w.check(v); err != nil {
+			return got, err
+		}
+	}
+	switch {
 	case plain(v.Kind()):
 		return got, nil
 	case v.Kind() != reflect.Pointer && w.opaque(v.Type()):
@@ -97,6 +107,11 @@ func (w *walker) value(v reflect.Value, hops int) (got reflect.Value, err error)
 
 // plain reports whether values of the kind contain nothing to look at.
 func plain(k reflect.Kind) bool { return k <= reflect.Complex128 }
+
+// skips reports whether there is nothing to look at in values of the type.
+func (w *walker) skips(t reflect.Type) bool {
+	return plain(t.Kind()) && (w.odd == nil || !w.odd(t))
+}
 
 func (w *walker) time(v reflect.Value) (got reflect.Value, err error) {
 	if !w.utc {
@@ -215,7 +230,7 @@ func (w *walker) changes(v reflect.Value, index []int, hops int) (changes []chan
 }
 
 func (w *walker) elements(v reflect.Value, hops int) (got reflect.Value, err error) {
-	if plain(v.Type().Elem().Kind()) {
+	if w.skips(v.Type().Elem()) {
 		return got, nil
 	}
 	for i := range v.Len() {
@@ -241,7 +256,7 @@ func (w *walker) elements(v reflect.Value, hops int) (got reflect.Value, err err
 }
 
 func (w *walker) pairs(v reflect.Value, hops int) (got reflect.Value, err error) {
-	if plain(v.Type().Key().Kind()) && plain(v.Type().Elem().Kind()) {
+	if w.skips(v.Type().Key()) && w.skips(v.Type().Elem()) {
 		return got, nil
 	}
 	// A map that grows while it is gone through may show a pair twice, so the
@@ -249,7 +264,7 @@ func (w *walker) pairs(v reflect.Value, hops int) (got reflect.Value, err error)
 	type pair struct{ was, key, elem reflect.Value }
 	var changes []pair
 	for it := v.MapRange(); it.Next(); {
-		key, err := w.value(it.Key(), hops)
+		key, err := w.key(it.Key(), hops)
 		if err != nil {
 			return got, err
 		}
@@ -278,6 +293,15 @@ func (w *walker) pairs(v reflect.Value, hops int) (got reflect.Value, err error)
 		got.SetMapIndex(c.key, c.elem)
 	}
 	return got, nil
+}
+
+// key is value for the key of a map. JSON writes keys in a way of its own, without
+// the methods of a pointer, wherever the map is.
+func (w *walker) key(v reflect.Value, hops int) (reflect.Value, error) {
+	if w.odd != nil && w.odd(v.Type()) {
+		v = w.mutable(v)
+	}
+	return w.value(v, hops)
 }
 
 // or returns a, or b if a is the zero Value.
