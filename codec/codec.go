@@ -42,6 +42,8 @@
 // they cannot be called for a value that is in a map or an interface itself, and
 // Marshal refuses one that would not come back without them: store a pointer.
 //
+// A pointer to nil is read as nil. With omitempty it is therefore left out.
+//
 // Marshal reads its argument, all of it, and must not run while another
 // goroutine changes it. The codecs themselves have no state and are safe for
 // concurrent use.
@@ -75,6 +77,13 @@ const (
 	// map is nil, which an empty one is not. Map keys are ordered by their
 	// encoded bytes, which puts shorter strings first. Times are extension -1,
 	// with nanoseconds.
+	//
+	// The fields of an embedded struct, or of what an embedded pointer leads to, are
+	// fields of the outer one, unless a name is there already; the tag
+	// `msgpack:",noinline"` makes it one field. Marshal refuses what could not be read
+	// as it was: a field that comes after an embedded one of its name, an embedded
+	// pointer that is nil (unless a field of the struct has omitempty), or whose type
+	// is not exported. An uintptr has no encoding.
 	//
 	// An any is decoded to nil, bool, int64 (uint64 above its range), float64,
 	// string, []byte, time.Time in UTC, []any, map[string]any or, if a key is not

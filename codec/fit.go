@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"math"
 	"reflect"
-	"strings"
-	"sync"
 )
 
 // A fitter goes through MessagePack data beside the Go type it is to be decoded
@@ -33,6 +31,11 @@ func (f *fitter) value(t reflect.Type) error {
 	if err != nil {
 		return err
 	}
+	if t.Kind() == reflect.Struct && tok.children() > 0 {
+		if err := layoutOf(t).endless; err != nil {
+			return err
+		}
+	}
 	switch tok.kind {
 	case kindUint, kindInt:
 		if overflows(tok, t) {
@@ -56,12 +59,12 @@ func (f *fitter) value(t reflect.Type) error {
 
 func (f *fitter) pairs(n uint64, t reflect.Type) error {
 	var key, elem reflect.Type
-	var fields map[string]reflect.Type
+	var fields map[string]*layoutField
 	switch t.Kind() {
 	case reflect.Map:
 		key, elem = t.Key(), t.Elem()
 	case reflect.Struct:
-		fields = fieldTypes(t)
+		fields = layoutOf(t).named
 	}
 	for range n {
 		if fields != nil {
@@ -70,7 +73,10 @@ func (f *fitter) pairs(n uint64, t reflect.Type) error {
 			if err != nil {
 				return err
 			}
-			elem = fields[string(tok.body)]
+			elem = nil
+			if f := fields[string(tok.body)]; f != nil {
+				elem = f.typ
+			}
 		}
 		if err := f.value(key); err != nil {
 			return err
@@ -90,60 +96,4 @@ func overflows(tok token, t reflect.Type) bool {
 		return tok.kind == kindInt || t.OverflowUint(tok.n)
 	}
 	return false
-}
-
-var fieldTypeCache sync.Map // of reflect.Type to map[string]reflect.Type
-
-// fieldTypes returns the types of the fields of the struct type t by the names
-// that the library gives them.
-func fieldTypes(t reflect.Type) map[string]reflect.Type {
-	if m, ok := fieldTypeCache.Load(t); ok {
-		return m.(map[string]reflect.Type)
-	}
-	m := make(map[string]reflect.Type)
-	addFields(m, t, make(map[reflect.Type]bool))
-	fieldTypeCache.Store(t, m)
-	return m
-}
-
-// addFields adds the fields of t that m does not have. Those of embedded
-// structs come last, as the outer ones hide them.
-func addFields(m map[string]reflect.Type, t reflect.Type, seen map[reflect.Type]bool) {
-	if seen[t] {
-		return
-	}
-	seen[t] = true
-	add := func(name string, t reflect.Type) {
-		if _, ok := m[name]; !ok {
-			m[name] = t
-		}
-	}
-	var embedded []reflect.Type
-	for i := range t.NumField() {
-		f := t.Field(i)
-		name, options, _ := strings.Cut(f.Tag.Get("msgpack"), ",")
-		if name == "-" || !f.IsExported() && !f.Anonymous {
-			continue
-		}
-		if name == "" {
-			name = f.Name
-		}
-		add(name, f.Type)
-		for option := range strings.SplitSeq(options, ",") {
-			if alias, ok := strings.CutPrefix(option, "alias:"); ok {
-				add(alias, f.Type)
-			}
-		}
-		if f.Anonymous && !strings.Contains(options, "noinline") {
-			embedded = append(embedded, f.Type)
-		}
-	}
-	for _, e := range embedded {
-		for e.Kind() == reflect.Pointer {
-			e = e.Elem()
-		}
-		if e.Kind() == reflect.Struct && !msgpackOpaque(e) {
-			addFields(m, e, seen)
-		}
-	}
 }

@@ -22,9 +22,9 @@ func (messagePackCodec) Name() string { return string(MessagePack) }
 func (messagePackCodec) Marshal(v any) ([]byte, error) {
 	return encode(MessagePack.Name(), v, func() ([]byte, error) {
 		// The library would follow a pointer back to itself until the stack ends.
-		w := walker{tag: "msgpack", opaque: msgpackOpaque}
-		v := addressable(v)
-		if _, err := w.walk(v); err != nil {
+		w := walker{tag: "msgpack", opaque: msgpackOpaque, check: checkMessagePack, odd: isUintptr, inlines: msgpackInlines}
+		v, err := w.walk(addressable(v))
+		if err != nil {
 			return nil, err
 		}
 		var buf bytes.Buffer
@@ -59,6 +59,31 @@ func (messagePackCodec) Unmarshal(data []byte, v any) error {
 		return err
 	})
 }
+
+// checkMessagePack refuses what the library would panic over, log, or write so
+// that it could not be read again.
+func checkMessagePack(v reflect.Value) error {
+	switch v.Kind() {
+	case reflect.Uintptr:
+		if t := v.Type(); !msgpackOpaque(t) {
+			return fmt.Errorf("%s has no MessagePack; take a uint64", t)
+		}
+	case reflect.Array:
+		// The library copies it where it can take no address, and only from bytes.
+		if t := v.Type(); t.Elem().Kind() == reflect.Uint8 && t.Elem() != reflect.TypeFor[byte]() && !v.CanAddr() && !msgpackOpaque(t) {
+			return fmt.Errorf("%[1]s in a map or an interface cannot be encoded; store a *%[1]s, or an array of byte", t)
+		}
+	case reflect.Struct:
+		if t := v.Type(); !msgpackOpaque(t) {
+			return layoutOf(t).check(v)
+		}
+	}
+	return nil
+}
+
+func isUintptr(t reflect.Type) bool { return t.Kind() == reflect.Uintptr }
+
+func msgpackInlines(t reflect.Type) []int { return layoutOf(t).inlined }
 
 // decodeMap decodes a map into an any: a map[string]any if all its keys are
 // strings, otherwise a map[any]any.

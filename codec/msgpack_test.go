@@ -5,9 +5,11 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"log"
 	"math"
 	"math/big"
 	"math/rand/v2"
+	"os"
 	"reflect"
 	"runtime"
 	"strings"
@@ -464,6 +466,200 @@ func TestMarshalRefuses(t *testing.T) {
 	c.Parent = c
 	marshal(t, MessagePack, c)
 	marshal(t, JSON, c)
+}
+
+type (
+	Base     struct{ Name string }
+	Deep     struct{ *Base }
+	Loop     struct{ *Loop }
+	LoopA    struct{ *LoopB }
+	LoopB    struct{ *LoopA }
+	ownByte  byte
+	ownNames []string
+	base     struct{ Name string }
+	bare     struct{ n int }
+	Named    struct {
+		Name string `msgpack:",omitempty"`
+	}
+)
+
+// What cannot be read again, or not as it was, is not written. The library says
+// nothing of it, or panics, or dies.
+func TestMarshalUnreadable(t *testing.T) {
+	var logged bytes.Buffer
+	log.SetOutput(&logged)
+	defer log.SetOutput(os.Stderr)
+	type Aliased struct {
+		A int `msgpack:"a"`
+		X int `msgpack:"x,alias:a"`
+	}
+	type Array struct {
+		_msgpack struct{} `msgpack:",as_array"` //nolint:unused // the library reads the tag
+		*Base
+		A int `msgpack:",omitempty"`
+	}
+	type Outer struct {
+		Base
+		Name string
+	}
+	for _, tt := range []struct {
+		name, want string
+		v          any
+		json       bool // it refuses too
+	}{
+		{"nil embedded pointer", "embedded pointer Base", struct {
+			*Base
+			A int
+		}{}, false},
+		{"nil embedded pointer, two levels deep", "embedded pointer Deep.Base", struct {
+			Deep
+			A int
+		}{}, false},
+		{"nil embedded pointer in a map", "embedded pointer Base", map[string]Deep{"a": {}}, false},
+		{"nil embedded pointer, as an array", "embedded pointer Base", Array{}, false},
+		{"nil embedded pointer in an embedded struct with a name", "embedded pointer Base", struct {
+			Deep `msgpack:"d,noinline"`
+			A    int `msgpack:",omitempty"`
+		}{}, false},
+		{"embedded pointer that is not exported", "field base of", struct {
+			*base
+			A int
+		}{&base{"x"}, 1}, true},
+		{"the same, nil", "field base of", struct {
+			*base
+			A int
+		}{}, false},
+		{"the same, as a field", "field base of", struct {
+			*base `msgpack:",noinline"`
+		}{&base{"x"}}, true},
+		{"embedded slice that is not exported", "field ownNames of", struct{ ownNames }{}, false},
+		{"field over an embedded one", "fields Base.Name and Name of codec.Outer", Outer{}, false},
+		{"alias over a field", "fields A and X of codec.Aliased", []Aliased{{}}, false},
+		{"struct that embeds itself", "codec.Loop embeds itself", Loop{}, false},
+		{"struct that embeds itself by another", "embeds itself", &LoopA{}, false},
+		{"array of bytes of one's own", "*[2]codec.ownByte", map[string]any{"a": [2]ownByte{}}, false},
+		{"array of bytes of one's own, as a key", "*[2]codec.ownByte", map[[2]ownByte]int{{}: 1}, false},
+		{"uintptr", "uint64", uintptr(1), false},
+		{"uintptrs", "uint64", map[uintptr][]uintptr{1: {1}}, false},
+	} {
+		data, err := MessagePack.Marshal(tt.v)
+		if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "panic") || errors.Is(err, ErrMalformed) {
+			t.Errorf("%s: %x, %v; want an error with %q", tt.name, data, err, tt.want)
+		}
+		if !tt.json {
+			continue
+		}
+		if text, err := JSON.Marshal(tt.v); err == nil {
+			t.Errorf("JSON: %s: %s", tt.name, text)
+		}
+	}
+	if err := MessagePack.Unmarshal(unhex("81a3466f6f01"), new(Loop)); err == nil || !strings.Contains(err.Error(), "embeds itself") {
+		t.Errorf("decoded into a struct that embeds itself: %v", err)
+	}
+	if logged.Len() > 0 {
+		t.Errorf("the library logged: %s", &logged)
+	}
+}
+
+// What is close to that, and comes back.
+func TestEmbedded(t *testing.T) {
+	type shadowed struct {
+		Name string
+		Base
+	}
+	for _, tt := range []struct {
+		name, want string
+		v          any
+	}{
+		{"embedded pointer", `{"A":1,"Name":"x"}`, struct {
+			*Base
+			A int
+		}{&Base{"x"}, 1}},
+		{"nil embedded pointer, with an omitempty", `{"A":1}`, struct {
+			*Base
+			A int `msgpack:",omitempty"`
+		}{nil, 1}},
+		{"nil embedded pointer in an embedded struct, with an omitempty", `{"A":1}`, struct {
+			Deep
+			A int `msgpack:",omitempty"`
+		}{Deep{}, 1}},
+		{"nil embedded pointer that is not exported, with an omitempty", `{"A":1}`, struct {
+			*base
+			A int `msgpack:",omitempty"`
+		}{nil, 1}},
+		{"nil embedded pointer as a field", `{"A":1,"Base":null}`, struct {
+			*Base `msgpack:",noinline"`
+			A     int
+		}{nil, 1}},
+		{"embedded struct that is not exported", `{"A":1,"Name":"x"}`, struct {
+			base
+			A int
+		}{base{"x"}, 1}},
+		{"field before an embedded one of the same name", `{"Base":{"Name":"y"},"Name":"x"}`, shadowed{"x", Base{"y"}}},
+		{"field after an embedded one, which is left out", `{"Name":"x"}`, struct {
+			Named
+			Name string
+		}{Named{}, "x"}},
+		{"alias of a field that comes after it", `{"a":2,"x":1}`, struct {
+			X int `msgpack:"x,alias:a"`
+			A int `msgpack:"a"`
+		}{1, 2}},
+		{"array of bytes of one's own", `"AQI="`, [2]ownByte{1, 2}},
+		{"uintptr that is left out", `{}`, struct {
+			A uintptr `msgpack:",omitempty"`
+		}{}},
+	} {
+		data := marshal(t, MessagePack, tt.v)
+		if text, err := ToJSON("msgpack", data); err != nil || string(text) != tt.want {
+			t.Errorf("%s: %s, %v; want %s", tt.name, text, err, tt.want)
+		}
+		got := reflect.New(reflect.TypeOf(tt.v))
+		if err := MessagePack.Unmarshal(data, got.Interface()); err != nil || !reflect.DeepEqual(got.Elem().Interface(), tt.v) {
+			t.Errorf("%s: got %+v, %v; want %+v", tt.name, got.Elem(), err, tt.v)
+		}
+	}
+	// There is nothing in it that would have to be set.
+	for _, c := range []Codec{MessagePack, JSON} {
+		marshal(t, c, struct {
+			*bare
+			A int
+		}{&bare{1}, 1})
+	}
+}
+
+// What is left out when it is empty is so when it is a pointer to nil, as which it
+// would not come back: the second time it would be left out.
+func TestOmittedPointerToNil(t *testing.T) {
+	type T struct {
+		P **int     `msgpack:",omitempty" json:",omitempty"`
+		S *[]string `msgpack:",omitempty" json:",omitempty"`
+		X any       `msgpack:",omitempty" json:",omitempty"`
+		Z **int     `msgpack:",omitempty" json:",omitzero"`
+		Q **int
+	}
+	var null *int
+	var names []string
+	v := T{&null, &names, &null, &null, &null}
+	one := 1
+	first := &one
+	for _, c := range []Codec{MessagePack, JSON} {
+		data := marshal(t, c, v)
+		var got T
+		if err := c.Unmarshal(data, &got); err != nil {
+			t.Fatal(err)
+		}
+		if again := marshal(t, c, got); !bytes.Equal(again, data) {
+			t.Errorf("%s: %q was decoded, and encoded again: %q", c.Name(), data, again)
+		}
+		data = marshal(t, c, T{P: &first, S: &[]string{}})
+		got = T{}
+		if err := c.Unmarshal(data, &got); err != nil || got.P == nil || **got.P != 1 || got.S == nil {
+			t.Errorf("%s: %q: got %+v, %v", c.Name(), data, got, err)
+		}
+	}
+	if v.P != &null || v.S != &names {
+		t.Error("Marshal changed its argument")
+	}
 }
 
 // The order in which a map was filled does not show.

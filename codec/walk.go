@@ -27,8 +27,10 @@ type walker struct {
 	utc    bool                    // put times in UTC
 	utf8   bool                    // refuse strings that are not UTF-8
 
-	check func(reflect.Value) error // of each value; may be nil
-	odd   func(reflect.Type) bool   // plain types whose values must be checked all the same; may be nil
+	check   func(reflect.Value) error // of each value but inlined ones; may be nil
+	odd     func(reflect.Type) bool   // plain types whose values must be checked all the same; may be nil
+	inlines func(reflect.Type) []int  // the embedded fields of a struct that are checked with it; may be nil
+	visited int                       // fields so far
 }
 
 var errTooDeep = errors.New("nested too deep, or a cycle")
@@ -147,6 +149,12 @@ func (w *walker) pointer(v reflect.Value, hops int) (got reflect.Value, err erro
 		return got, nil
 	}
 	e, err := w.value(v.Elem(), hops)
+	return w.repoint(v, e, err)
+}
+
+// repoint returns what v is to be replaced by if what it points to is to be
+// replaced by e.
+func (w *walker) repoint(v, e reflect.Value, err error) (got reflect.Value, _ error) {
 	switch {
 	case err != nil || !e.IsValid():
 		return got, err
@@ -157,6 +165,19 @@ func (w *walker) pointer(v reflect.Value, hops int) (got reflect.Value, err erro
 	got = reflect.New(v.Type().Elem())
 	got.Elem().Set(e)
 	return got.Convert(v.Type()), nil
+}
+
+// inlined is value for an embedded struct, or a pointer to one, that is part of the
+// outer one and checked with it.
+func (w *walker) inlined(v reflect.Value, hops int) (got reflect.Value, err error) {
+	if v.Kind() != reflect.Pointer {
+		return w.fields(v, hops)
+	}
+	if v.IsNil() {
+		return got, nil
+	}
+	e, err := w.fields(v.Elem(), hops)
+	return w.repoint(v, e, err)
 }
 
 // mutable returns v if the walker may change it, otherwise a copy.
@@ -194,39 +215,91 @@ func (w *walker) changes(v reflect.Value, index []int, hops int) (changes []chan
 	if hops > maxHops {
 		return nil, errTooDeep
 	}
+	var inlined []int
+	if w.inlines != nil {
+		inlined = w.inlines(v.Type())
+	}
 	for i := range v.NumField() {
 		f, e := v.Type().Field(i), v.Field(i)
-		if name, _, _ := strings.Cut(f.Tag.Get(w.tag), ","); name == "-" || !f.IsExported() && !f.Anonymous {
+		name, options, _ := strings.Cut(f.Tag.Get(w.tag), ",")
+		if name == "-" || !f.IsExported() && !f.Anonymous {
 			continue
 		}
 		index := append(slices.Clip(index), i)
-		if f.IsExported() {
-			to, err := w.value(e, hops)
+		inline := f.Anonymous && slices.Contains(inlined, i)
+		if !f.IsExported() {
+			inner, err := w.hidden(v, i, inline, index, hops)
 			if err != nil {
 				return nil, err
 			}
-			if to.IsValid() {
-				changes = append(changes, change{index, to})
+			changes = append(changes, inner...)
+			continue
+		}
+		w.visited++
+		to, err := reflect.Value{}, error(nil)
+		switch {
+		case inline:
+			to, err = w.inlined(e, hops)
+		case options != "" && !w.own && strings.Contains(options, "omit") && w.empty(e):
+			// It is left out, or should be: a pointer to nil would be written as nil,
+			// be read as nil, and then be left out.
+			if (e.Kind() == reflect.Pointer || e.Kind() == reflect.Interface) && !e.IsNil() {
+				to = reflect.Zero(e.Type())
 			}
-			continue
+		default:
+			to, err = w.value(e, hops)
 		}
-		indirect := e.Kind() == reflect.Pointer
-		if indirect {
-			e = e.Elem()
-		}
-		if e.Kind() != reflect.Struct || w.opaque(e.Type()) {
-			continue
-		}
-		inner, err := w.changes(e, index, hops+1)
 		if err != nil {
 			return nil, err
 		}
-		if indirect && !w.own && len(inner) > 0 {
-			return nil, fmt.Errorf("embedded pointer %s.%s leads to a time that is not in UTC, and cannot be set", v.Type(), f.Name)
+		if to.IsValid() {
+			changes = append(changes, change{index, to})
 		}
-		changes = append(changes, inner...)
 	}
 	return changes, nil
+}
+
+// hidden is changes for the i-th field of v, to which index leads, an embedded
+// one whose type is not exported.
+func (w *walker) hidden(v reflect.Value, i int, inline bool, index []int, hops int) ([]change, error) {
+	e := v.Field(i)
+	indirect := e.Kind() == reflect.Pointer
+	if indirect {
+		e = e.Elem()
+	}
+	if e.Kind() != reflect.Struct || w.opaque(e.Type()) {
+		return nil, nil
+	}
+	if w.check != nil && !inline {
+		if err := w.check(e); err != nil {
+			return nil, err
+		}
+	}
+	before := w.visited
+	changes, err := w.changes(e, index, hops+1)
+	if err == nil && indirect && !w.own && w.visited > before {
+		err = fmt.Errorf("the embedded pointer %s of %s could not be set when it is read, as its type is not exported", v.Type().Field(i).Name, v.Type())
+	}
+	return changes, err
+}
+
+// empty reports whether v is a zero value in which there is nothing to look at, or
+// leads to nil.
+func (w *walker) empty(v reflect.Value) bool {
+	if plain(v.Kind()) {
+		return v.IsZero()
+	}
+	pointer := false
+	for range maxHops { // a pointer can lead to itself
+		if v.Kind() != reflect.Pointer && v.Kind() != reflect.Interface {
+			return pointer && (v.Kind() == reflect.Slice || v.Kind() == reflect.Map) && v.IsNil() && !w.opaque(v.Type())
+		}
+		if v.IsNil() {
+			return true
+		}
+		pointer, v = true, v.Elem()
+	}
+	return false
 }
 
 func (w *walker) elements(v reflect.Value, hops int) (got reflect.Value, err error) {
