@@ -283,6 +283,8 @@ func TestToJSON(t *testing.T) {
 			[]any{0, -1, uint64(math.MaxUint64), int64(math.MinInt64), 0.1, 1e21, float32(0.5)},
 			`[0,-1,18446744073709551615,-9223372036854775808,0.1,1e+21,0.5]`,
 		},
+		{"whole floats", MessagePack, []float64{1, -3, math.Copysign(0, -1), 1e20, 1 << 53}, `[1.0,-3.0,-0.0,100000000000000000000.0,9007199254740992.0]`},
+		{"keys that are the float and the integer", MessagePack, map[any]any{1: "i", 1.0: "f"}, `{"1":"i","1.0":"f"}`},
 		{"floats without JSON", MessagePack, []float64{math.NaN(), math.Inf(1), math.Inf(-1)}, `["NaN","Infinity","-Infinity"]`},
 		{"strings", MessagePack, []any{"é<\x00", "\xff", []byte{0xff}, nil, true, false}, `["é<\u0000","/w==","/w==",null,true,false]`},
 		{"times", MessagePack, []time.Time{{}, time.Unix(1, 5).In(cet)}, `["0001-01-01T00:00:00Z","1970-01-01T00:00:01.000000005Z"]`},

@@ -1,6 +1,7 @@
 package codec
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -20,7 +21,8 @@ import (
 // otherwise {"base64":"..."}. For MessagePack:
 //
 //   - Numbers keep every digit; of an integer beyond 2^53 a reader that takes
-//     all numbers for float64 may lose some. NaN and the infinities are the
+//     all numbers for float64 may lose some. A float has a fraction or an
+//     exponent, as 1.0, and an integer has not. NaN and the infinities are the
 //     strings "NaN", "Infinity" and "-Infinity".
 //   - Byte strings are strings in base64 (RFC 4648, padded), and so are strings
 //     that are not valid UTF-8.
@@ -137,7 +139,11 @@ func appendJSONFloat(b []byte, f float64) []byte {
 		return append(b, `"-Infinity"`...)
 	}
 	text, _ := json.Marshal(f)
-	return append(b, text...)
+	b = append(b, text...)
+	if !bytes.ContainsAny(text, ".e") {
+		b = append(b, ".0"...) // or it would be an integer
+	}
+	return b
 }
 
 // pairs appends the n pairs of a map.

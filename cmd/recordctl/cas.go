@@ -116,7 +116,7 @@ func sameText(rec store.Record, text []byte) (bool, error) {
 	if bytes.Equal(have, given) {
 		return true, nil
 	}
-	// The text that was put may be another: get shows a MessagePack 1.0 as 1.
+	// The text that was put may be another: get shows a MessagePack 2e3 as 2000.0.
 	value, err := encode(rec.Codec, text)
 	return err == nil && bytes.Equal(value, rec.Value), nil
 }

@@ -39,7 +39,7 @@ two stores with the same records have the same export, unless --meta adds these.
 ` + linesHelp + `
 Export writes "value" where import makes the same bytes of it, else "base64": for
 raw bytes that are not UTF-8, and for what JSON cannot express exactly, such as
-the bytes, times and whole floats of msgpack.
+the bytes and times of msgpack.
 
 --output FILE writes a temporary file beside FILE and renames it when all of it
 is on disk: FILE is what it was, or the whole export. FILE must be a regular

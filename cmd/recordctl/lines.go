@@ -59,8 +59,8 @@ type lineRecord struct {
 // the last write.
 //
 // The value is shown as JSON only where import makes the same bytes of it, which
-// is tried and not reasoned out: MessagePack has bytes, times, floats without a
-// fraction, keys that are no strings and more that JSON has not.
+// is tried and not reasoned out: MessagePack has bytes, times, NaN, keys that are no
+// strings and more that JSON has not.
 func appendLine(b []byte, r store.Record, meta bool) ([]byte, error) {
 	if utf8.ValidString(r.Key) {
 		b = append(append(b, `{"key":`...), quoteJSON([]byte(r.Key))...)

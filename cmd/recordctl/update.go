@@ -43,7 +43,9 @@ between; the output of its last run counts. It should have no side effects.
 
 The value keeps its codec and its expiry, unless --codec or --ttl are given. A
 value of the codec json or msgpack is JSON for CMD, and what CMD writes must be
-JSON too; a new record is raw. What a process that CMD leaves behind writes is
+JSON too; a new record is raw. In msgpack a number without fraction and exponent is
+an integer, any other a float. A msgpack record with bytes, times and whatever else
+JSON cannot express is refused, with status 65, unless --codec is given. What a process that CMD leaves behind writes is
 waited for, but not longer than 5 seconds; then nothing is written, status 74.
 
 --timeout bounds the waiting for the lock, not the time that CMD takes.`,
