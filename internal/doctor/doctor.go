@@ -256,10 +256,20 @@ func (r *Report) sticky(context.Context, string) error {
 	if err != nil {
 		return err
 	}
-	if info.Mode()&fs.ModeSticky != 0 {
-		r.add("permissions", Note, "the directory is sticky: make one within it for the store, since whoever writes to a store removes others' old files")
-	}
+	r.judgeSticky(info, os.Geteuid())
 	return nil
+}
+
+// judgeSticky calls bad what the store refuses: see checkDir there.
+func (r *Report) judgeSticky(info fs.FileInfo, uid int) {
+	if info.Mode()&fs.ModeSticky == 0 {
+		return
+	}
+	grade, who := Note, "others, whom the store refuses here"
+	if stat, ok := info.Sys().(*syscall.Stat_t); ok && uid != 0 && uint32(uid) != stat.Uid {
+		grade, who = Bad, fmt.Sprintf("you (uid %d), whom the store refuses here", uid)
+	}
+	r.add("permissions", grade, "the directory is sticky: make one within it for the store, since whoever writes to a store removes others' old files, which its owner and root alone may here, and not %s", who)
 }
 
 // granularitySteps is how many steps of the file system's clock are looked at.

@@ -100,6 +100,27 @@ func TestSticky(t *testing.T) {
 	}
 }
 
+// As the store does, doctor lets the owner and root keep a store in a sticky
+// directory, and nobody else.
+func TestStickyForOthers(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o777|os.ModeSticky); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for uid, want := range map[int]Grade{0: Note, os.Geteuid(): Note, os.Geteuid() + 1: Bad} {
+		r := &Report{}
+		r.judgeSticky(info, uid)
+		r.want(t, "permissions", want, "sticky")
+		if r.judge(); r.OK != (want != Bad) {
+			t.Errorf("uid %d: %s", uid, r.Verdict)
+		}
+	}
+}
+
 func TestRefuses(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o666); err != nil {
