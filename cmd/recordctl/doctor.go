@@ -22,7 +22,8 @@ it, the store's directory is examined.
 
 The first line of the output is the verdict, the rest the reasons. A "note" is
 something to know, "bad" a reason not to keep a store there. Doctor works in a
-directory that it makes within DIR and removes. It takes some seconds, and
+directory that it makes within DIR and removes; if it is killed, that stays, as
+.doctor.N, until doctor is run there an hour later or more. It takes some seconds, and
 more where something does not answer. What other machines do it cannot see.
 
 Exit status: 0 if a store can be kept there, 1 if not.`,

@@ -71,18 +71,29 @@ type Examination struct {
 	Progress func(step string) // told what comes next; may be nil
 }
 
+// workPrefix begins the names of the directories that Examine works in. It is not
+// .tmp., the names of the store's temporary files: the store removes old ones, but
+// no directory that has something in it.
+const workPrefix = ".doctor."
+
+// litterAge is how old such a directory must be to be taken for the litter of a
+// process that died. None is at work for so long.
+const litterAge = time.Hour
+
 // Examine examines dir, which must exist. It works in a directory of its own within
-// it, which it removes. An error is that nothing could be found out.
+// it, which it removes; if it dies, the next one does, an hour later. An error is that
+// nothing could be found out.
 func (e *Examination) Examine(ctx context.Context, dir string) (*Report, error) {
 	r := &Report{Dir: dir}
 	if err := r.mount(dir); err != nil {
 		return nil, err
 	}
-	work, err := os.MkdirTemp(dir, ".tmp.doctor.")
+	work, err := os.MkdirTemp(dir, workPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("examine %s: one needs permission to create files in it: %w", dir, err)
 	}
 	defer os.RemoveAll(work)
+	removeLitter(dir, work)
 	for _, step := range []struct {
 		name string
 		do   func(ctx context.Context, work string) error
@@ -106,6 +117,25 @@ func (e *Examination) Examine(ctx context.Context, dir string) (*Report, error) 
 	}
 	r.judge()
 	return r, nil
+}
+
+// removeLitter removes what others left in dir that died. Ages are by the file
+// system's own clock: work is new. What cannot be removed is another user's, and
+// matters to nobody.
+func removeLitter(dir, work string) {
+	now, err := os.Stat(work)
+	if err != nil {
+		return
+	}
+	entries, _ := os.ReadDir(dir) // those that were read are there all the same
+	for _, e := range entries {
+		if !e.IsDir() || !strings.HasPrefix(e.Name(), workPrefix) {
+			continue
+		}
+		if info, err := e.Info(); err == nil && now.ModTime().Sub(info.ModTime()) > litterAge {
+			_ = os.RemoveAll(filepath.Join(dir, e.Name()))
+		}
+	}
 }
 
 func (r *Report) mount(dir string) error {

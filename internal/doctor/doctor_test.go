@@ -2,10 +2,12 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -41,6 +43,7 @@ func examine(t *testing.T, dir string) *Report {
 	if runtime.GOOS == "linux" {
 		e.Prober.Mechanisms = append(e.Prober.Mechanisms, lockfile.OFD)
 	}
+	before := names(t, dir)
 	r, err := e.Examine(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
@@ -49,16 +52,45 @@ func examine(t *testing.T, dir string) *Report {
 		t.Logf("%-8v %s: %s", f.Grade, f.About, f.Text)
 	}
 	t.Log(r.Verdict)
-	if entries, err := os.ReadDir(dir); err != nil {
-		t.Error(err)
-	} else {
-		for _, e := range entries {
-			if strings.HasPrefix(e.Name(), ".tmp.") {
-				t.Errorf("%s was left behind", e.Name())
-			}
+	for _, name := range names(t, dir) {
+		if !slices.Contains(before, name) {
+			t.Errorf("%s was left behind", name)
 		}
 	}
 	return r
+}
+
+func names(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Error(err)
+	}
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// What a killed one left is removed, but nothing that another is at work in, or that
+// is not doctor's.
+func TestLitter(t *testing.T) {
+	dir := t.TempDir()
+	old := time.Now().Add(-2 * litterAge)
+	for name, at := range map[string]time.Time{
+		workPrefix + "1": old,
+		workPrefix + "2": time.Now(),
+		"doctor.3":       old,
+	} {
+		work := filepath.Join(dir, name)
+		if err := errors.Join(os.Mkdir(work, 0o700), os.WriteFile(filepath.Join(work, "taken"), nil, 0o600), os.Chtimes(work, at, at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	examine(t, dir)
+	if got, want := names(t, dir), []string{workPrefix + "2", "doctor.3"}; !slices.Equal(got, want) {
+		t.Errorf("there is %q, want %q", got, want)
+	}
 }
 
 // grade returns the worst that was found about something.
