@@ -74,7 +74,13 @@ func Check(name string, data []byte) error {
 
 func showRaw(data []byte) []byte {
 	if utf8.Valid(data) {
-		return appendJSONString(nil, string(data))
+		most := len(data) + 2 // with escapes, which may be all of it
+		for _, c := range data {
+			if c < ' ' || c == '"' || c == '\\' {
+				most += 5
+			}
+		}
+		return appendJSONString(make([]byte, 0, most), string(data))
 	}
 	return append(appendBase64([]byte(`{"base64":`), data), '}')
 }

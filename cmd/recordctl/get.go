@@ -65,11 +65,7 @@ func (a *app) get(cmd *cobra.Command, key string, fresh bool) (err error) {
 		return err
 	}
 	if a.json {
-		j, err := toJSONRecord(rec)
-		if err != nil {
-			return err
-		}
-		return a.printJSON(j)
+		return a.printRecord(rec)
 	}
 	text, err := decode(rec)
 	if err != nil {

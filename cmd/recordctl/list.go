@@ -111,11 +111,7 @@ func (a *app) listCount(sn *store.Snapshot, prefix string) error {
 func (a *app) listRecord(rec store.Record, f *listFlags) error {
 	switch {
 	case a.json:
-		j, err := toJSONRecord(rec)
-		if err != nil {
-			return err
-		}
-		return a.printJSON(j)
+		return a.printRecord(rec)
 	case f.null:
 		return a.printf("%s\x00", rec.Key)
 	case f.long:

@@ -22,6 +22,8 @@ package main
 
 import (
 	"bufio"
+	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -91,28 +93,85 @@ func bare(err error) error {
 	return err
 }
 
-// jsonRecord is a record as --json prints it.
+// jsonRecord is a record as --json prints it, but for the value, which is the last
+// field and may be large.
 type jsonRecord struct {
-	Key       *string         `json:"key,omitempty"`
-	KeyBase64 []byte          `json:"key_base64,omitempty"` // in place of Key if that is not UTF-8
-	Revision  store.Revision  `json:"revision"`
-	Time      time.Time       `json:"time"`
-	Expires   *time.Time      `json:"expires"` // null: never
-	Codec     string          `json:"codec"`
-	Value     json.RawMessage `json:"value"`
+	Key       *string        `json:"key,omitempty"`
+	KeyBase64 []byte         `json:"key_base64,omitempty"` // in place of Key if that is not UTF-8
+	Revision  store.Revision `json:"revision"`
+	Time      time.Time      `json:"time"`
+	Expires   *time.Time     `json:"expires"` // null: never
+	Codec     string         `json:"codec"`
 }
 
-func toJSONRecord(r store.Record) (jsonRecord, error) {
-	value, err := codec.ToJSON(r.Codec, r.Value)
-	if err != nil {
-		return jsonRecord{}, valueError(r.Key, err)
+// printRecord prints r as one line of JSON. The value goes straight to the output:
+// as a json.RawMessage it would be scanned and copied several times.
+func (a *app) printRecord(r store.Record) error {
+	var value []byte
+	if r.Codec != codec.Raw.Name() {
+		var err error
+		if value, err = codec.ToJSON(r.Codec, r.Value); err != nil {
+			return valueError(r.Key, err)
+		}
 	}
-	j := jsonRecord{Revision: r.Revision, Time: r.Time, Codec: r.Codec, Value: value}
+	j := jsonRecord{Revision: r.Revision, Time: r.Time, Codec: r.Codec}
 	j.Key, j.KeyBase64 = jsonKey(r.Key)
 	if !r.Expires.IsZero() {
 		j.Expires = &r.Expires
 	}
-	return j, nil
+	var head bytes.Buffer
+	if err := writeJSON(&head, j); err != nil {
+		return fail(exitSoftware, "", "print as JSON: %w", err)
+	}
+	head.Truncate(head.Len() - len("}\n"))
+	head.WriteString(`,"value":`)
+	if err := a.printBytes(head.Bytes()); err != nil {
+		return err
+	}
+	printValue := func() error { return a.printBytes(value) }
+	if r.Codec == codec.Raw.Name() {
+		printValue = func() error { return a.printRaw(r.Value) }
+	}
+	if err := printValue(); err != nil {
+		return err
+	}
+	return a.printf("}\n")
+}
+
+// rawPiece is how many bytes of a raw value are shown at a time: as JSON they may be
+// six times as many.
+const rawPiece = 16 << 10
+
+// printRaw prints a raw value as codec.ToJSON shows it.
+func (a *app) printRaw(value []byte) error {
+	if !utf8.Valid(value) {
+		if err := a.printf(`{"base64":"`); err != nil {
+			return err
+		}
+		enc := base64.NewEncoder(base64.StdEncoding, a.out)
+		if _, err := enc.Write(value); err != nil {
+			return a.outputError(err)
+		}
+		if err := enc.Close(); err != nil {
+			return a.outputError(err)
+		}
+		return a.printf(`"}`)
+	}
+	if err := a.printf(`"`); err != nil {
+		return err
+	}
+	for len(value) > 0 {
+		n := min(rawPiece, len(value))
+		for n < len(value) && !utf8.RuneStart(value[n]) {
+			n++
+		}
+		quoted := quoteJSON(value[:n])
+		if err := a.printBytes(quoted[1 : len(quoted)-1]); err != nil {
+			return err
+		}
+		value = value[n:]
+	}
+	return a.printf(`"`)
 }
 
 // jsonKey returns the key for the field "key", or for "key_base64" if it is
@@ -145,9 +204,7 @@ func (a *app) wrote(key string, rev store.Revision) error {
 
 // printJSON prints v as one line.
 func (a *app) printJSON(v any) error {
-	enc := json.NewEncoder(a.out)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
+	if err := writeJSON(a.out, v); err != nil {
 		var unsupported *json.UnsupportedValueError
 		var marshaler *json.MarshalerError
 		if errors.As(err, &unsupported) || errors.As(err, &marshaler) {
@@ -156,6 +213,12 @@ func (a *app) printJSON(v any) error {
 		return a.outputError(err)
 	}
 	return nil
+}
+
+func writeJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
 }
 
 func (a *app) printf(format string, args ...any) error {

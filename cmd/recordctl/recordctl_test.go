@@ -3,12 +3,15 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"io"
 	"math"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -250,6 +253,47 @@ func TestEncode(t *testing.T) {
 		if got, err := codec.ToJSON(tt.codec, data); err != nil || string(got) != tt.want {
 			t.Errorf("encode(%s, %q): got %s, %v, want %s", tt.codec, tt.text, got, err, tt.want)
 		}
+	}
+}
+
+// A raw value is shown in pieces, which do not show; and a large one takes no more
+// than a small multiple of its size.
+func TestLargeValueAsJSON(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "s")
+	s, err := store.Open(dir, &store.Options{Codec: codec.Raw})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	zeros := bytes.Repeat([]byte{0}, 4<<20)
+	for key, value := range map[string][]byte{
+		"empty":  {},
+		"piece":  bytes.Repeat([]byte("a"), rawPiece),
+		"runes":  []byte("a" + strings.Repeat("😀é", rawPiece)),
+		"binary": append(bytes.Repeat([]byte("a"), rawPiece), 0xff),
+		"zeros":  zeros,
+	} {
+		if _, err := s.Put(t.Context(), key, value); err != nil {
+			t.Fatal(err)
+		}
+		_, out, stderr := recordctl("--store", dir, "get", "--json", key)
+		_, listed, _ := recordctl("--store", dir, "list", "--json", key)
+		var got struct{ Value json.RawMessage }
+		want, err := codec.ToJSON("raw", value)
+		if err := errors.Join(err, json.Unmarshal([]byte(out), &got)); err != nil || !bytes.Equal(got.Value, want) || listed != out {
+			t.Errorf("%s: got %.100q, %v, %s; want the value %.100q", key, out, err, stderr, want)
+		}
+	}
+	var before, after runtime.MemStats
+	runtime.GC() // twice, for what encoding/json has put by to use again
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	code := run([]string{"--store", dir, "get", "--json", "zeros"}, strings.NewReader(""), io.Discard, io.Discard)
+	runtime.ReadMemStats(&after)
+	if got, bound := after.TotalAlloc-before.TotalAlloc, uint64(11*len(zeros)); code != 0 || got > bound {
+		t.Errorf("status %d; %d bytes allocated for %d, want at most %d", code, got, len(zeros), bound)
+	} else {
+		t.Logf("%.1f bytes allocated a byte", float64(got)/float64(len(zeros)))
 	}
 }
 
