@@ -292,7 +292,7 @@ func (im *importer) send(b *importBatch) bool {
 // add adds a line to a batch.
 func (im *importer) add(b *importBatch, text []byte) error {
 	b.pos += int64(len(text))
-	if len(bytes.TrimSpace(text)) == 0 {
+	if len(bytes.Trim(text, " \t\r\n")) == 0 { // the white space of JSON, and no other
 		return nil
 	}
 	r, err := parseLine(text, im.codec)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -251,6 +252,10 @@ func lineKey(plain, coded field) (key string, err error) {
 // The first and last expiry that a store can keep exactly.
 var firstExpiry, lastExpiry = time.Unix(0, 1), time.Unix(0, 1<<63-1)
 
+// rfc3339 is what package time is too lenient to hold a time to: it takes an hour of
+// one digit and a comma, and cuts off what is below nanoseconds.
+var rfc3339 = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)$`)
+
 func lineExpiry(f field) (t time.Time, err error) {
 	if f.text == nil || string(f.text) == "null" {
 		return t, nil
@@ -259,11 +264,11 @@ func lineExpiry(f field) (t time.Time, err error) {
 	if err != nil {
 		return t, err
 	}
-	if err := t.UnmarshalText([]byte(s)); err != nil {
-		return t, lineErrorf(f.offset, `"expires" is not a time as "2030-01-02T03:04:05Z": %s`, quoteArg(s))
+	if !rfc3339.MatchString(s) || t.UnmarshalText([]byte(s)) != nil {
+		return t, lineErrorf(f.offset, `"expires" is not a time as "2030-01-02T03:04:05Z", with up to 9 digits of a fraction: %s`, quoteArg(s))
 	}
 	if t.Before(firstExpiry) || t.After(lastExpiry) {
-		return t, lineErrorf(f.offset, `"expires" is not between the years 1970 and 2262: %s`, quoteArg(s))
+		return t, lineErrorf(f.offset, `"expires" is not after 1970-01-01T00:00:00Z and up to 2262-04-11T23:47:16.854775807Z: %s`, quoteArg(s))
 	}
 	return t, nil
 }
@@ -343,6 +348,9 @@ func (f field) base64(name string) ([]byte, error) {
 	s, err := f.string(name)
 	if err != nil {
 		return nil, err
+	}
+	if i := strings.IndexAny(s, "\r\n"); i >= 0 { // which the package passes over
+		return nil, lineErrorf(f.offset, "%s is not base64: see its character %d", name, i+1)
 	}
 	data, err := base64.StdEncoding.Strict().DecodeString(s)
 	if err != nil {

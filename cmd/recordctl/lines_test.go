@@ -194,8 +194,16 @@ func TestParseLineRefuses(t *testing.T) {
 		{`{"key":"a","codec":"json","base64":"ew=="}`, "the bytes are not json"},
 		{`{"key":"a","expires":"soon","value":1}`, `column 22: "expires" is not a time`},
 		{`{"key":"a","expires":1700000000,"value":1}`, `"expires" must be a string`},
-		{`{"key":"a","expires":"1969-12-31T23:59:59Z","value":1}`, "between the years 1970 and 2262"},
-		{`{"key":"a","expires":"2262-04-11T23:47:17Z","value":1}`, "between the years 1970 and 2262"},
+		{`{"key":"a","expires":"1969-12-31T23:59:59Z","value":1}`, "is not after 1970-01-01T00:00:00Z"},
+		{`{"key":"a","expires":"1970-01-01T00:00:00Z","value":1}`, "is not after 1970-01-01T00:00:00Z"},
+		{`{"key":"a","expires":"2030-01-02T3:04:05Z","value":1}`, "is not a time"},
+		{`{"key":"a","expires":"2030-01-02T03:04:05,5Z","value":1}`, "is not a time"},
+		{`{"key":"a","expires":"2030-01-02T03:04:05.123456789012Z","value":1}`, "up to 9 digits"},
+		{`{"key":"a","expires":"2030-01-02T03:04:05+24:00","value":1}`, "is not a time"},
+		{`{"key":"a","expires":"2030-02-30T03:04:05Z","value":1}`, "is not a time"},
+		{`{"key":"a","codec":"raw","base64":"Y\nQ=="}`, `"base64" is not base64: see its character 2`},
+		{`{"key":"a","codec":"raw","base64":"YQ==\r"}`, `"base64" is not base64: see its character 5`},
+		{`{"key":"a","expires":"2262-04-11T23:47:17Z","value":1}`, "up to 2262-04-11T23:47:16"},
 		{`{"key":"a","revision":x,"value":1}`, "column 23: invalid character 'x'"},
 	} {
 		_, err := parseLine([]byte(tt.line), "msgpack")
