@@ -129,6 +129,9 @@ func canonicalJSON(data []byte) ([]byte, error) {
 		// Only now the form that copies: it knows what is wrong.
 		var serr *json.SyntaxError
 		if err := json.Unmarshal(data, new(json.RawMessage)); errors.As(err, &serr) {
+			if strings.HasSuffix(serr.Error(), "exceeded max depth") { // its own, of 10000
+				return nil, jsonError(int(serr.Offset), "nested deeper than %d levels", MaxDepth)
+			}
 			return nil, jsonError(int(serr.Offset), "%v", serr)
 		}
 		return nil, jsonError(0, "not JSON")

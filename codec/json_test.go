@@ -118,6 +118,9 @@ func TestJSONHostile(t *testing.T) {
 				if serr.Offset != tt.offset {
 					t.Errorf("offset %d, want %d: %v", serr.Offset, tt.offset, err)
 				}
+				if deep := len(tt.in) > 200; deep && !strings.Contains(serr.Reason, "deeper than 100 levels") {
+					t.Errorf("reason %q, want the levels that are possible", serr.Reason)
+				}
 			}
 			if _, err := ToJSON("json", []byte(tt.in)); !errors.Is(err, ErrMalformed) {
 				t.Errorf("ToJSON: error %v, want ErrMalformed", err)

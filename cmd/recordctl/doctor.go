@@ -25,6 +25,7 @@ something to know, "bad" a reason not to keep a store there. Doctor works in a
 directory that it makes within DIR and removes; if it is killed, that stays, as
 .doctor.N, until doctor is run there an hour later or more. It takes some seconds, and
 more where something does not answer. What other machines do it cannot see.
+It waits for nobody's lock, so that --timeout means nothing to it.
 
 Exit status: 0 if a store can be kept there, 1 if not.`,
 		Example: `  recordctl doctor /mnt/results

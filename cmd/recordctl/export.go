@@ -42,7 +42,8 @@ raw bytes that are not UTF-8, and for what JSON cannot express exactly, such as
 the bytes and times of msgpack.
 
 --output FILE writes a temporary file beside FILE and renames it when all of it
-is on disk: FILE is what it was, or the whole export. FILE must be a regular
+is on disk: FILE is what it was, or the whole export. If export is killed, the
+temporary file stays, as .FILE with a number after it. FILE must be a regular
 file, if it is there, and keeps its permissions; it cannot be in the directory of
 the store. To standard output export
 writes while it reads: if it fails, or the line breaks, what came through are

@@ -388,6 +388,9 @@ var errNotJSON = errors.New("not JSON")
 func explainSyntax(text []byte) error {
 	var syntax *json.SyntaxError
 	if err := json.Unmarshal(text, new(json.RawMessage)); errors.As(err, &syntax) {
+		if strings.HasSuffix(syntax.Error(), "exceeded max depth") { // its own, of 10000
+			return lineErrorf(max(int(syntax.Offset)-1, 0), "nested deeper than %d levels", codec.MaxDepth)
+		}
 		return lineErrorf(max(int(syntax.Offset)-1, 0), "%v", syntax)
 	}
 	return lineErrorf(-1, "not JSON") // not reached

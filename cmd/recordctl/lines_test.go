@@ -204,6 +204,8 @@ func TestParseLineRefuses(t *testing.T) {
 		{`{"key":"a","codec":"raw","base64":"Y\nQ=="}`, `"base64" is not base64: see its character 2`},
 		{`{"key":"a","codec":"raw","base64":"YQ==\r"}`, `"base64" is not base64: see its character 5`},
 		{`{"key":"a","expires":"2262-04-11T23:47:17Z","value":1}`, "up to 2262-04-11T23:47:16"},
+		{`{"key":"a","value":` + strings.Repeat("[", 1_000_000), "nested deeper than 100 levels"},
+		{`{"key":"a","time":` + strings.Repeat("[", 20_000) + strings.Repeat("]", 20_000) + `,"value":1}`, "nested deeper than 100 levels"},
 		{`{"key":"a","revision":x,"value":1}`, "column 23: invalid character 'x'"},
 	} {
 		_, err := parseLine([]byte(tt.line), "msgpack")
