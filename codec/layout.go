@@ -211,7 +211,13 @@ func (l *layout) checkHazard(h hazard, v reflect.Value) error {
 		return fmt.Errorf("the embedded field %s of %s could not be set when it is read, as its type is not exported", h.place.path, v.Type())
 	case isNil:
 		// Its fields would be nil one by one, of which the library makes a struct.
-		return fmt.Errorf("the embedded pointer %s of %s is nil, which would not be read as nil: set it, or give it the tag `msgpack:\",noinline\"`", h.place.path, v.Type())
+		// With an omitempty anywhere it leaves them out. The tag noinline would do too,
+		// but what is stored already would not be read any more.
+		instead := "set it"
+		if !l.array {
+			instead += ", or give some field of the struct omitempty, with which it is left out"
+		}
+		return fmt.Errorf("the embedded pointer %s of %s is nil, which would not be read as nil: %s", h.place.path, v.Type(), instead)
 	}
 	return nil
 }

@@ -219,7 +219,7 @@ func targets() []any {
 		new(map[int8]any), new([]any), new([]string), new([]int8), new([]struct{}), new([4]any), new(string), new([]byte),
 		new([4]byte), new(int), new(uint8), new(float32), new(float64), new(bool), new(time.Time),
 		new(*time.Time), new(map[time.Time]time.Time), new(time.Duration), new(tree), new(*tree),
-		new(msgpack.RawMessage), new(error), new(fmt.Stringer), new(chan int), new(func()),
+		new(msgpack.RawMessage), new(Embeds), new(error), new(fmt.Stringer), new(chan int), new(func()),
 	}
 }
 
@@ -469,7 +469,11 @@ func TestMarshalRefuses(t *testing.T) {
 }
 
 type (
-	Base     struct{ Name string }
+	Base   struct{ Name string }
+	Embeds struct {
+		*Base
+		P **int `msgpack:",omitempty" json:",omitempty"`
+	}
 	Deep     struct{ *Base }
 	Loop     struct{ *Loop }
 	LoopA    struct{ *LoopB }
