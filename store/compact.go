@@ -559,8 +559,9 @@ func failsAgain(err error) bool {
 // A merge of much takes seconds, in which many segments may come, and these are merged
 // meanwhile, by this process if it has MERGE. There is no lock between others who do so. Of
 // them it is the one who finds that mergeAbove more have come, which he sees whose segment
-// was the last of them. If who has MERGE does not say what he merges, from anyway segments
-// on it is as if he had not got it; and so it is if MERGE cannot be used.
+// was the last of them; when there are so many that nothing else may be done, everybody.
+// If who has MERGE does not say what he merges, from anyway segments on it is as if he had
+// not got it; and so it is if MERGE cannot be used.
 func (s *Store) startMerge(st *state, anyway int) (*input, error) {
 	if due(st, len(st.segments)) == nil {
 		return nil, nil // without MERGE, which would be made
@@ -578,7 +579,7 @@ func (s *Store) startMerge(st *state, anyway int) (*input, error) {
 	if err != nil {
 		s.mergeHeld = nil
 		switch above, told := s.aboveOthers(st); {
-		case told && above > 0 && above%mergeAbove == 0:
+		case told && above >= mergeAbove && (above%mergeAbove == 0 || len(st.segments) >= waitForMerge):
 			n = min(n, above)
 		case told || len(st.segments) < anyway:
 			return nil, err

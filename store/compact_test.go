@@ -1002,6 +1002,33 @@ func TestMergeBeside(t *testing.T) {
 	}
 }
 
+// When there are far too many segments, who is to merge before he writes does not wait for one
+// who merges what is older.
+func TestMergeBesideAtOnce(t *testing.T) {
+	g := newMill(t)
+	for i := range 3 {
+		g.put(fmt.Sprint("old", i))
+		g.do(g.moving())
+	}
+	large, err := g.startMerge(g.newestState(), mergeAnyway)
+	if err != nil || large == nil {
+		t.Fatalf("%+v, %v", large, err)
+	}
+	defer g.endMerge(large, nil)
+	const newer = waitForMerge - 3 // and no multiple of mergeAbove
+	for i := range newer {
+		g.put(fmt.Sprint("new", i))
+		g.do(g.moving())
+	}
+	s := mustOpen(t, simDir, nil, g.m.system(plain(g.m.disk)))
+	defer s.Close()
+	in, err := s.startMerge(g.newestState(), maxSegments+1)
+	if in == nil || in.to > newer {
+		t.Fatalf("%+v, %v; want a merge of what is newer", in, err)
+	}
+	s.endMerge(in, nil)
+}
+
 // Who comes when there are far too many segments merges before he writes.
 func TestMergeFirst(t *testing.T) {
 	g := newMill(t)
