@@ -55,6 +55,10 @@
 // to others. A lookup asks a few segments, and keeps parts of them in memory
 // (CacheSize of [Options]).
 //
+// Where many processes write on few cores, GOMAXPROCS=1 in their environment
+// makes more commits a second: the Go runtime looks many times after each
+// thread that waits for the lock.
+//
 // A Store holds descriptors of its directory, its locks, the newest manifest
 // and its segments. A [Snapshot] holds segments too, for as long as it is
 // kept, and their room on the disk: close it.
