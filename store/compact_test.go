@@ -771,13 +771,10 @@ func TestCloseLeavesMerge(t *testing.T) {
 	}
 }
 
-// A process that holds MERGE and stands still keeps others from merging only
-// while there are not too many segments.
-func TestMergeAnyway(t *testing.T) {
-	m := newMachine(faultfs.NewDisk(), 1)
-	s := mustOpen(t, simDir, &Options{JournalSize: softJournal}, m.system(plain(m.disk)))
-	defer s.Close()
-	defer m.hold()()
+// wantMergedAnyway updates s, each time with a segment, and wants the segments merged when
+// there are mergeAnyway, and not before.
+func wantMergedAnyway(t *testing.T, s *Store) {
+	t.Helper()
 	most := 0
 	for i := range 3 * mergeAnyway {
 		mustUpdate(t, s, updateKey("w", i))
@@ -790,6 +787,16 @@ func TestMergeAnyway(t *testing.T) {
 	if most != mergeAnyway-1 {
 		t.Errorf("there were up to %d segments, want %d", most, mergeAnyway-1)
 	}
+}
+
+// A process that holds MERGE and stands still keeps others from merging only
+// while there are not too many segments.
+func TestMergeAnyway(t *testing.T) {
+	m := newMachine(faultfs.NewDisk(), 1)
+	s := mustOpen(t, simDir, &Options{JournalSize: softJournal}, m.system(plain(m.disk)))
+	defer s.Close()
+	defer m.hold()()
+	wantMergedAnyway(t, s)
 }
 
 // A merge that there is no room for, or that comes upon damage, is not tried again at once,
@@ -905,11 +912,11 @@ func TestCloseCompact(t *testing.T) {
 	defer letGo()
 	compacted := make(chan error, 1)
 	go func() { compacted <- s.Compact(context.Background()) }()
-	for waits := false; !waits; time.Sleep(time.Millisecond) {
+	until(t, "Compact waits for MERGE", func() bool {
 		s.mergeMu.Lock()
-		waits = s.claims > 0
-		s.mergeMu.Unlock()
-	}
+		defer s.mergeMu.Unlock()
+		return s.claims > 0
+	})
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
@@ -931,18 +938,7 @@ func TestMergeUnusable(t *testing.T) {
 	}
 	s := mustOpen(t, simDir, &Options{JournalSize: softJournal}, sys)
 	defer s.Close()
-	most := 0
-	for i := range 3 * mergeAnyway {
-		mustUpdate(t, s, updateKey("w", i))
-		st, err := s.Stat(context.Background())
-		if err != nil {
-			t.Fatal(err)
-		}
-		most = max(most, st.Segments)
-	}
-	if most != mergeAnyway-1 {
-		t.Errorf("there were up to %d segments, want %d", most, mergeAnyway-1)
-	}
+	wantMergedAnyway(t, s)
 }
 
 // While much is being merged, what comes meanwhile is merged too, and not what is being

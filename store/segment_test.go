@@ -78,6 +78,26 @@ func openBytes(t testing.TB, b []byte, ref segmentRef, cache *blockCache) *segme
 	return g
 }
 
+// openCounting is openBytes with a cache, and counts how often the file is read.
+func openCounting(t testing.TB, b []byte, ref segmentRef, reads *int) *segment {
+	t.Helper()
+	d := faultfs.NewDisk()
+	d.Mkdir("/d", 0o777)
+	if err := d.WriteFile(segmentPath, b); err != nil {
+		t.Fatal(err)
+	}
+	g, err := openSegment(&faultfs.Hooked{FS: d, Before: func(op faultfs.Op) error {
+		if op.Kind == faultfs.OpRead {
+			*reads++
+		}
+		return nil
+	}}, segmentPath, segStore, ref, newBlockCache(1<<20))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
 // collect returns all that a scan yields.
 func collect(g *segment, from string) ([]rec, error) {
 	var out []rec
@@ -816,21 +836,8 @@ func TestSegmentScanEnd(t *testing.T) {
 	}
 	for _, layout := range []segmentLayout{{dataBlock: 100}, {dataBlock: 1, indexBlock: 1}} {
 		b, ref := writeSegment(t, recs, layout)
-		d := faultfs.NewDisk()
-		d.Mkdir("/d", 0o777)
-		if err := d.WriteFile(segmentPath, b); err != nil {
-			t.Fatal(err)
-		}
 		reads := 0
-		g, err := openSegment(&faultfs.Hooked{FS: d, Before: func(op faultfs.Op) error {
-			if op.Kind == faultfs.OpRead {
-				reads++
-			}
-			return nil
-		}}, segmentPath, segStore, ref, newBlockCache(1<<20))
-		if err != nil {
-			t.Fatal(err)
-		}
+		g := openCounting(t, b, ref, &reads)
 		sc := g.scan(prefixSpan("a/"))
 		n := 0
 		for r, err := sc.next(); r != nil || err != nil; r, err = sc.next() {
@@ -848,21 +855,8 @@ func TestSegmentScanEnd(t *testing.T) {
 // blocks; a lookup leaves all, and then needs neither memory nor the file.
 func TestSegmentCaching(t *testing.T) {
 	recs, b, ref := damageSample(t)
-	d := faultfs.NewDisk()
-	d.Mkdir("/d", 0o777)
-	if err := d.WriteFile(segmentPath, b); err != nil {
-		t.Fatal(err)
-	}
 	reads := 0
-	g, err := openSegment(&faultfs.Hooked{FS: d, Before: func(op faultfs.Op) error {
-		if op.Kind == faultfs.OpRead {
-			reads++
-		}
-		return nil
-	}}, segmentPath, segStore, ref, newBlockCache(1<<20))
-	if err != nil {
-		t.Fatal(err)
-	}
+	g := openCounting(t, b, ref, &reads)
 	if reads != 0 {
 		t.Errorf("opening reads %d times", reads)
 	}
