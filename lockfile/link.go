@@ -404,6 +404,7 @@ func (l *linker) claim(n uint64) (bool, error) {
 	c := &claim{kind: kindClaim, id: newClaimID(), number: n, lease: l.lease, holder: l.record()}
 	ours, err := l.publish(c)
 	if err != nil {
+		abandoned.Store(c.id, true) // a server may yet do what it has said nothing of
 		if !gone(l.dir, n, c.id) {
 			l.releaseLater(l.dir, n, c.id)
 		}
@@ -490,7 +491,6 @@ func (l *linker) releaseLater(dir claimDir, n uint64, id claimID) {
 		if !gone(dir, n, id) {
 			return false
 		}
-		abandoned.Delete(id)
 		dir.close()
 		return true
 	})

@@ -503,6 +503,40 @@ func TestLinkUnread(t *testing.T) {
 	}
 }
 
+// TestLinkLate: a claim that a server makes when it has been given up is released by who comes
+// upon it.
+func TestLinkLate(t *testing.T) {
+	path := lockPath(t)
+	claims := path + claimsSuffix
+	late := filepath.Join(claims, "late")
+	var delayed atomic.Bool
+	withFaults(t, faultyDir{onLink: func(link func() error, to string) error {
+		err := link()
+		if delayed.CompareAndSwap(true, false) {
+			if err := os.Rename(filepath.Join(claims, to), late); err != nil {
+				t.Error(err)
+			}
+			return syscall.EIO
+		}
+		return err
+	}})
+	f := openLink(t, path)
+	mustUnlock(t, mustLock(t, f, ""))
+	n := slices.Max(claimNames(t, path, "")) + 1
+	delayed.Store(true)
+	if _, err := f.TryLock(""); !errors.Is(err, syscall.EIO) {
+		t.Fatalf("TryLock: %v", err)
+	}
+	if err := os.Rename(late, filepath.Join(claims, numberName(n))); err != nil {
+		t.Fatal(err)
+	}
+	l, err := f.TryLock("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustUnlock(t, l)
+}
+
 // TestLinkOtherMachine: a holder of whom nothing is known is not broken, but may be
 // released by hand.
 func TestLinkOtherMachine(t *testing.T) {

@@ -40,7 +40,8 @@
 //     processes agree on one file even when someone has replaced it.
 //   - A file that is not a lock file is refused, and not a byte of it is changed. Nor is
 //     what somebody writes into a lock file in use, which [Lock.Check] then tells; but
-//     under a lock held for less than a millisecond only its size shows that he has.
+//     when a lock is taken, and while it has been held for less than a millisecond, only
+//     the size of the file shows that he has.
 //
 // # Order
 //

@@ -45,8 +45,8 @@ import (
 type locker interface {
 	// attempt takes the lock if that is possible at once, and nobody waits for it
 	// who could be seen. Otherwise it returns errBusy, and has neither a lock nor a
-	// place in the queue. It does not wait for others; but where that may take long for
-	// other reasons (handle.lingers) it is not called with File.mu held, but by a try.
+	// place in the queue. It is called with File.mu held, and must not block. On a handle
+	// that lingers only a try does so; else it may take as long as the file system does.
 	attempt(shared bool) error
 
 	// join is called on a handle that is locked shared, and finds out whether

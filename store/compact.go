@@ -541,7 +541,7 @@ func (s *Store) merge(ctx context.Context) error {
 		_, err = s.rewrite(end, in)
 		s.endMerge(in, err)
 		st.release()
-		if err != nil && !failsAgain(err) {
+		if err != nil && (!failsAgain(err) || ctx.Err() != nil) {
 			return err
 		}
 	}
